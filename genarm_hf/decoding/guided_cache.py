@@ -1,0 +1,87 @@
+"""The cache of a guided model: the base's own cache, which takes the reward models' caches along wherever it goes.
+
+It is of the base cache's class, so that everything in transformers that looks at a cache's type or attributes finds what it
+expects; only the operations that move tokens or rows are widened.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from .reward_reader import RewardReader
+
+
+class GuidedCache:
+    """Mixed into the class of the base's cache by [`guided_cache`].
+
+    Attributes:
+        readers: the reward models' readers, None for those that are switched off.
+        guided_length: tokens of the base's text that have passed through guidance.
+    """
+
+    readers: list[RewardReader | None]
+    guided_length: int
+
+    def _active(self) -> list[RewardReader]:
+        return [reader for reader in self.readers if reader is not None]
+
+    def crop(self, tokens: int) -> None:
+        """Remove `-tokens` tokens, or (transformers < 5.15) shorten to a positive `tokens`."""
+        removed = -tokens if tokens <= 0 else max(self.guided_length - tokens, 0)
+        super().crop(tokens)  # type: ignore[misc]
+        for reader in self._active():
+            reader.crop(removed)
+        self.guided_length -= removed
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes what row `beam_idx[i]` was."""
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        for reader in self._active():
+            reader.reorder(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row `repeats` times in a row."""
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        for reader in self._active():
+            reader.repeat(repeats)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows only."""
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        for reader in self._active():
+            reader.select(indices)
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        super().reset()  # type: ignore[misc]
+        for reader in self._active():
+            reader.reset()
+        self.guided_length = 0
+
+    def activate_past_recording(self) -> None:
+        """Make all caches ready for a rollback."""
+        super().activate_past_recording()  # type: ignore[misc]
+        for index, reader in enumerate(self.readers):
+            if reader is not None:
+                reader.record_past(f"reward_models[{index}]")
+
+
+@lru_cache(maxsize=32)
+def _guided_class(cache_class: type) -> type:
+    return type(cache_class.__name__, (GuidedCache, cache_class), {"__module__": cache_class.__module__})
+
+
+def guided_cache(cache: Any, readers: Sequence[RewardReader | None], guided_length: int) -> Any:
+    """A stand-in for the base's cache over the same layers: what one is fed, the other has.
+
+    Args:
+        cache: the base's cache, of any class.
+        readers: one per reward model.
+        guided_length: tokens of the base's text that the readers have seen.
+    """
+    guided: Any = object.__new__(_guided_class(type(cache)))
+    guided.__dict__.update(cache.__dict__)
+    guided.readers, guided.guided_length = list(readers), guided_length
+    return guided

@@ -1,0 +1,593 @@
+"""`guide()`: base and reward models as one object whose forward returns guided logits.
+
+A guided model is a shallow stand-in of the base, of a subclass of its class. Its forward calls the *original object*, never
+`super().forward`, so that hooks, adapters, quantisation and compiled calls of the base keep working, and it never changes
+the base. All state of a generation lives in the call and its cache, so threads may share the models.
+"""
+
+import contextlib
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from ..guidance import Alpha, as_alpha, combine, token_logprobs
+from ..vocabulary import align, check_vocabularies, vocab_size
+from .guided_cache import GuidedCache, guided_cache
+from .reward_models import as_reward_lm, check_positions, default_alpha
+from .reward_reader import RewardPrompt, RewardReader
+
+logger = logging.get_logger(__name__)
+
+_CACHE_NAMES = ("past_key_values", "cache_params")
+# a stand-in runs none of the base's own hooks: the base does, when it is called
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called")
+_INSTANCE_OVERRIDES = ("forward", "_old_forward", "_hf_hook", "generate", "_compiled_call", "prepare_inputs_for_generation")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Who guides and how strongly, checked and resolved.
+
+    Attributes:
+        models: the reward models' causal LMs.
+        alpha: `(1 | batch, arms)` float32, or a callable `step -> alpha`.
+        prompts: a prompt per reward model, None where it reads the base's.
+    """
+
+    models: tuple[Any, ...]
+    alpha: Tensor | Callable[[int], Any]
+    prompts: tuple[RewardPrompt | None, ...]
+
+    @property
+    def active(self) -> list[bool]:
+        """Which reward models can matter at all: those whose alpha is not zero in every row."""
+        if callable(self.alpha):
+            return [True] * len(self.models)
+        return [bool(column.any()) for column in self.alpha.T]
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows that alpha or the reward prompts are made for; None where any number fits."""
+        sizes = [prompt.ids.shape[0] for prompt in self.prompts if prompt is not None]
+        if isinstance(self.alpha, Tensor) and self.alpha.shape[0] > 1:
+            sizes.append(self.alpha.shape[0])
+        return sizes[0] if sizes else None
+
+
+@dataclass
+class GuidedCall:
+    """State of one `generate()` call, in the positions of the base's text.
+
+    Attributes:
+        guidance: who guides, for the unexpanded batch.
+        expand: how often each row was repeated (beams, returned sequences).
+        prompt_length: tokens of the base's prompt.
+        prompt_ids: `(batch, ids)` the prompt's ids, unexpanded; fewer than `prompt_length` where a cache or embeddings hold the rest.
+        prompt_mask: `(batch, prompt_length)` expanded, None without padding.
+    """
+
+    guidance: Guidance
+    expand: int = 1
+    prompt_length: int = 0
+    prompt_ids: Tensor | None = None
+    prompt_mask: Tensor | None = None
+
+
+class GuidedModel:
+    """Mixed into the base's class by [`guide`]: a causal LM whose distribution is the guided policy.
+
+    Whatever takes a causal LM takes a guided model: `generate()` in all its modes, `pipeline()`, scoring harnesses.
+    """
+
+    _base: Any
+    _guidance: Guidance
+    _call: GuidedCall | None
+    _forward_names: tuple[str, ...]
+
+    # ------------------------------------------------------------------ scoring
+
+    def _guided_forward(self, *args: Any, return_logprobs: bool = False, **kwargs: Any) -> Any:
+        """The base's forward with guided logits.
+
+        Args:
+            *args: the base's own, as `**kwargs`.
+            return_logprobs: return `logits` normalised: the guided policy's log-probabilities in nats. Otherwise they are
+                `base_logits + sum_i alpha_i log pi_i`, on the base's scale.
+            **kwargs: the base's own.
+
+        Returns:
+            the base's output with float32 `logits` `(batch, length, vocab)`; bit-identical to the base's where no reward model guides.
+
+        Raises:
+            ValueError: `labels` are given, whose loss the base would compute on its own unguided logits.
+        """
+        kwargs.update(zip(self._forward_names, args, strict=False))
+        if kwargs.get("labels") is not None:
+            raise ValueError("A guided model takes no `labels`: compute the loss from its `logits` (return_logprobs=True).")
+        as_tuple = kwargs.pop("return_dict", None) is False
+        reading = self._start_reading(kwargs)
+        outputs = self._base(**kwargs, return_dict=True)
+        if reading is not None:
+            self._guide_outputs(outputs, reading)
+        if return_logprobs:
+            outputs.logits = outputs.logits.float().log_softmax(-1)
+        return outputs.to_tuple() if as_tuple else outputs
+
+    @torch.no_grad()
+    def token_logprobs(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Log-probability of every token under the guided policy.
+
+        Args:
+            input_ids: `(batch, length)`.
+            attention_mask: `(batch, length)`, 1 = token.
+
+        Returns:
+            float32 `(batch, length)` in nats; 0 for the first token, which nothing predicts.
+        """
+        outputs = self(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)  # type: ignore[operator]
+        return token_logprobs(outputs.logits, input_ids)
+
+    # ------------------------------------------------------------------ generating
+
+    def generate(
+        self,
+        *args: Any,
+        alpha: Alpha | None = None,
+        reward_inputs: Any = None,
+        output_rewards: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Stock `generate()` on the guided policy.
+
+        Args:
+            *args: as in `generate()`.
+            alpha: replaces the guided model's own for this call.
+            reward_inputs: prompts of the reward models' own, for this call.
+            output_rewards: with `return_dict_in_generate=True`, add `rewards`: float32 `(arms, sequences, new_tokens)`, log pi_i
+                of each generated token in nats, 0 behind the end of a sequence.
+            **kwargs: as in `generate()`.
+        """
+        guidance = self._guidance
+        if alpha is not None:
+            guidance = replace(guidance, alpha=_check_alpha(alpha, len(guidance.models)))
+        if reward_inputs is not None:
+            guidance = replace(guidance, prompts=as_reward_prompts(reward_inputs, len(guidance.models)))
+        if output_rewards:
+            _require_dict(self, args, kwargs)
+        call = _stand_in(self._base, guidance, GuidedCall(guidance))
+        with _evaluating(guidance.models):
+            outputs = super(GuidedModel, call).generate(*args, **kwargs)
+            if output_rewards:
+                from .rewards import generated_rewards
+
+                outputs["rewards"] = generated_rewards(call._call, outputs.sequences, call._end_ids(args, kwargs))
+        return outputs
+
+    def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_model_inputs(*args, **kwargs)  # type: ignore[misc]
+        if self._call is not None:
+            self._check_batch(prepared[0], prepared[1], prepared[2])
+        return prepared
+
+    def _check_batch(self, inputs: Tensor, name: str, model_kwargs: dict[str, Any]) -> None:
+        """The last look before any model runs: rows and lengths."""
+        call = self._call
+        assert call is not None
+        guidance = call.guidance
+        if guidance.batch_size is not None and guidance.batch_size != inputs.shape[0]:
+            raise ValueError(
+                f"`alpha` or `reward_inputs` is made for a batch of {guidance.batch_size}, and the inputs have {inputs.shape[0]} rows. "
+                "Give one row per prompt; beams and returned sequences are expanded by themselves."
+            )
+        ids = inputs if name == "input_ids" else model_kwargs.get("input_ids")
+        embeds_only = name == "inputs_embeds" and (ids is None or ids.shape[1] == 0)
+        decoder_ids = model_kwargs.get("decoder_input_ids") if self._is_encoder_decoder else ids
+        for index, (model, prompt, active) in enumerate(zip(guidance.models, guidance.prompts, guidance.active, strict=True)):
+            if active and prompt is None and embeds_only:
+                raise ValueError(
+                    f"The prompt is given as `inputs_embeds`, which reward_models[{index}] cannot read. Pass its text as `reward_inputs=`."
+                )
+            if active:
+                length = prompt.ids.shape[1] if prompt is not None else 1 if decoder_ids is None else decoder_ids.shape[1]
+                check_positions(model, f"reward_models[{index}]", length)
+
+    def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        call = self._call
+        if call is not None:
+            call.expand = kwargs.get("expand_size", args[0] if args else 1)
+            call.prompt_ids = kwargs.get("input_ids")
+            mask = kwargs.get("decoder_attention_mask" if self._is_encoder_decoder else "attention_mask")
+            call.prompt_mask = None if mask is None else mask.repeat_interleave(call.expand, 0)
+        return super()._expand_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
+        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
+        call = self._call
+        if call is None or not any(call.guidance.active):
+            return result
+        name = next((name for name in _CACHE_NAMES if model_kwargs.get(name) is not None), None)
+        past = 0 if name is None else int(model_kwargs[name].get_seq_length())
+        self._place_prompt(generation_config, model_kwargs, past)
+        if name is not None:
+            model_kwargs[name] = self._guided_cache(model_kwargs[name], past)
+        elif model_kwargs.get("use_cache", generation_config.use_cache) and not self._supports_default_dynamic_cache():  # type: ignore[attr-defined]
+            raise ValueError(
+                f"{type(self).__name__} keeps a cache of its own kind, which guidance cannot follow. Pass `use_cache=False`."
+            )
+        self._check_total_length(generation_config)
+        if generation_config.is_assistant and name is not None:
+            model_kwargs[name].activate_past_recording()
+        return result
+
+    def _place_prompt(self, generation_config: Any, model_kwargs: dict[str, Any], past: int) -> None:
+        """Where the prompt ends: ids may be the whole text, or only what is new behind a cache of `past` tokens."""
+        call = self._call
+        assert call is not None and call.prompt_ids is not None
+        length = call.prompt_ids.shape[1]
+        embeds = model_kwargs.get("inputs_embeds")
+        if embeds is not None and not self._is_encoder_decoder:
+            call.prompt_length = embeds.shape[1]
+            return
+        known = getattr(generation_config, "_mask_length", length) if call.prompt_mask is None else call.prompt_mask.shape[1]
+        call.prompt_length = length if known == length or past == 0 else past + length
+
+    def _guided_cache(self, cache: Any, past: int) -> Any:
+        """The given cache with the reward models' own, caught up with the `past` tokens in it."""
+        call = self._call
+        assert call is not None and call.prompt_ids is not None
+        if isinstance(cache, GuidedCache) and self._continues(cache):
+            readers, seen = cache.readers, cache.guided_length
+        else:
+            readers, seen = self._open_readers(use_cache=True), 0
+        if seen < past:
+            missing = [r for r, prompt in zip(readers, call.guidance.prompts, strict=True) if r is not None and prompt is None]
+            if missing and call.prompt_ids.shape[1] != call.prompt_length:
+                raise ValueError(
+                    f"`past_key_values` holds {past} tokens, of which the reward models have read {seen}. Pass the whole text as `input_ids` "
+                    "(with the cache, only what is new is computed for the base), or `reward_inputs=`."
+                )
+            ids = call.prompt_ids.repeat_interleave(call.expand, 0)[:, seen:past]
+            for reader in missing:
+                reader.extend(*reader.hide_unknown(ids.to(reader.model.device), _columns(call.prompt_mask, seen, past)))
+        return guided_cache(cache, readers, past)
+
+    def _continues(self, cache: GuidedCache) -> bool:
+        """Whether a cache that comes back from an earlier call belongs to the same reward models, still in step."""
+        call = self._call
+        assert call is not None
+        models = [m if active else None for m, active in zip(call.guidance.models, call.guidance.active, strict=True)]
+        known = [None if reader is None else reader.model for reader in cache.readers]
+        same = len(models) == len(known) and all(a is b for a, b in zip(models, known, strict=True))
+        return same and not any(call.guidance.prompts)
+
+    def _check_total_length(self, generation_config: Any) -> None:
+        call = self._call
+        assert call is not None and call.prompt_ids is not None
+        new_tokens = generation_config.max_length - call.prompt_ids.shape[1]
+        for index, (model, prompt, active) in enumerate(
+            zip(call.guidance.models, call.guidance.prompts, call.guidance.active, strict=True)
+        ):
+            if active:
+                length = call.prompt_length if prompt is None else prompt.ids.shape[1]
+                check_positions(model, f"reward_models[{index}]", length, new_tokens)
+
+    def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
+        past_key_values.reorder_cache(beam_idx)
+        return past_key_values
+
+    def get_compiled_call(self, compile_config: Any) -> Callable[..., Any]:
+        """The guided forward around the base's compiled forward; reward models run as they are."""
+        compiled = self._base.get_compiled_call(compile_config)
+        call = _stand_in(compiled, self._guidance, self._call, like=self._base)
+        return call.__call__
+
+    def _end_ids(self, args: tuple, kwargs: dict[str, Any]) -> tuple[list[int], int | None]:
+        """Ids that end a sequence and the id that pads it, as this call resolved them."""
+        config, _ = self._prepare_generation_config(  # type: ignore[attr-defined]
+            _generation_config(args, kwargs), **{k: kwargs[k] for k in ("eos_token_id", "pad_token_id") if k in kwargs}
+        )
+        eos = config.eos_token_id
+        eos = [] if eos is None else list(eos) if isinstance(eos, Sequence) else torch.as_tensor(eos).flatten().tolist()
+        pad = config.pad_token_id
+        return eos, pad if pad is not None else (eos[0] if eos else None)
+
+    # ------------------------------------------------------------------ one forward
+
+    @property
+    def _is_encoder_decoder(self) -> bool:
+        return bool(getattr(self.config, "is_encoder_decoder", False))  # type: ignore[attr-defined]
+
+    def _open_readers(self, use_cache: bool) -> list[RewardReader | None]:
+        guidance = self._guidance
+        expand = 1 if self._call is None else self._call.expand
+        return [
+            RewardReader.open(model, use_cache, None if prompt is None else prompt.expanded(expand)) if active else None
+            for model, prompt, active in zip(guidance.models, guidance.prompts, guidance.active, strict=True)
+        ]
+
+    def _start_reading(self, kwargs: dict[str, Any]) -> "_Reading | None":
+        """Note this forward's new tokens for the reward models; None where none of them guides."""
+        if not any(self._guidance.active):
+            return None
+        ids = kwargs.get("decoder_input_ids" if self._is_encoder_decoder else "input_ids")
+        cache = next((kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
+        if isinstance(cache, GuidedCache):
+            readers, start = cache.readers, cache.guided_length
+        else:
+            if cache is not None and cache.get_seq_length():
+                raise ValueError("`past_key_values` holds tokens that no reward model has read. Start from a guided forward's own cache.")
+            wants_cache = kwargs.get("use_cache", getattr(self.config, "use_cache", False))  # type: ignore[attr-defined]
+            readers, start = self._open_readers(use_cache=bool(wants_cache) and self._call is None), 0
+        count = ids.shape[1] if ids is not None else kwargs["inputs_embeds"].shape[1]
+        reading = _Reading(readers, cache, start, count)
+        self._note(reading, ids, kwargs)
+        if isinstance(cache, GuidedCache):
+            cache.guided_length += count
+        return reading
+
+    def _note(self, reading: "_Reading", ids: Tensor | None, kwargs: dict[str, Any]) -> None:
+        call = self._call
+        key = "decoder_attention_mask" if self._is_encoder_decoder else "attention_mask"
+        mask = kwargs.get(key) if call is None else call.prompt_mask
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            raise ValueError(f"A guided model needs a 2-D `{key}` (batch, length): each reward model builds its own from it.")
+        columns = _columns(mask, reading.start, reading.start + reading.count)
+        prompt_length = 0 if call is None else call.prompt_length
+        for reader, prompt in zip(reading.readers, self._guidance.prompts, strict=True):
+            # a reward model with its own prompt reads the continuation alone
+            skipped = 0 if prompt is None else min(max(prompt_length - reading.start, 0), reading.count)
+            unfinished = prompt is not None and prompt_length > reading.start + reading.count
+            reading.useful.append(0 if unfinished else reading.count - skipped + (prompt is not None))
+            if reader is not None and ids is not None and skipped < reading.count:
+                new, new_mask = ids[:, skipped:], None if columns is None else columns[:, skipped:]
+                if reader.vocab < self._vocab:
+                    new, new_mask = reader.hide_unknown(new, new_mask)
+                reader.extend(new, new_mask)
+
+    @property
+    def _vocab(self) -> int:
+        size = self.__dict__.get("_vocab_size")
+        if size is None:
+            size = self.__dict__["_vocab_size"] = vocab_size(self)
+        return int(size)
+
+    def _guide_outputs(self, outputs: Any, reading: "_Reading") -> None:
+        """Put guided logits into the base's outputs, and the guided cache where the base made a plain one."""
+        base_logits = outputs.logits
+        kept, size = base_logits.shape[1], base_logits.shape[2]
+        alphas = self._alphas(reading, kept, base_logits)
+        # every forward is queued before any result is moved, so that devices work side by side
+        opinions = [
+            reader.logits(min(kept, useful)) if reader is not None and useful > 0 and _matters(alpha) else None
+            for reader, useful, alpha in zip(reading.readers, reading.useful, alphas, strict=True)
+        ]
+        logprobs = [None if o is None else _as_logprobs(o, base_logits.device, size, kept) for o in opinions]
+        outputs.logits = combine(base_logits, logprobs, alphas)
+        for name in _CACHE_NAMES:
+            cache = outputs.get(name)
+            if cache is not None and not isinstance(cache, GuidedCache) and self._call is None:
+                outputs[name] = guided_cache(cache, reading.readers, reading.start + reading.count)
+
+    def _alphas(self, reading: "_Reading", kept: int, like: Tensor) -> list[float | Tensor]:
+        """Per reward model the alpha of the last `kept` positions: a float where all agree, else `(batch, kept | 1, 1)`."""
+        call, alpha = self._call, self._guidance.alpha
+        expand = 1 if call is None else call.expand
+        if not callable(alpha):
+            columns = self.__dict__.get("_alpha_columns")
+            if columns is None or columns[0] != like.device:
+                columns = self.__dict__["_alpha_columns"] = (like.device, _columns_of(alpha[:, None], expand, like.device))
+            return columns[1]
+        prompt_length = 1 if call is None else call.prompt_length
+        end = reading.start + reading.count
+        steps = [max(position + 1 - prompt_length, 0) for position in range(end - kept, end)]
+        values = [as_alpha(alpha(step), len(self._guidance.models)) for step in steps]
+        return _columns_of(torch.stack(torch.broadcast_tensors(*values), 1), expand, like.device)
+
+
+@dataclass
+class _Reading:
+    """One forward seen from the reward models: positions [start, start + count) of the base's text."""
+
+    readers: list[RewardReader | None]
+    cache: Any
+    start: int
+    count: int
+
+    def __post_init__(self) -> None:
+        self.useful: list[int] = []  # per reward model, how many of the last positions it has an opinion on
+
+
+def _matters(alpha: float | Tensor) -> bool:
+    return isinstance(alpha, Tensor) or alpha != 0
+
+
+def _columns(mask: Tensor | None, start: int, end: int) -> Tensor | None:
+    """Columns [start, end) of a mask that is 1 behind its end."""
+    if mask is None:
+        return None
+    known = mask[:, start:end]
+    return torch.nn.functional.pad(known, (0, end - start - known.shape[1]), value=1)
+
+
+def _columns_of(alpha: Tensor, expand: int, device: torch.device) -> list[float | Tensor]:
+    """Split `(batch, positions, arms)` by reward model; a column of one value becomes a float."""
+    columns: list[float | Tensor] = []
+    for column in alpha.unbind(-1):
+        first = column.flatten()[0]
+        if bool((column == first).all()):
+            columns.append(float(first))
+        else:
+            columns.append(column.repeat_interleave(expand, 0)[..., None].to(device))
+    return columns
+
+
+def _as_logprobs(logits: Tensor, device: torch.device, size: int, kept: int) -> Tensor:
+    """Log-probabilities `(batch, kept, size)` on the base's device; positions without an opinion are 0."""
+    logprobs = align(logits.to(device, non_blocking=True).float().log_softmax(-1), size)
+    missing = kept - logprobs.shape[1]
+    return torch.nn.functional.pad(logprobs, (0, 0, missing, 0)) if missing else logprobs
+
+
+def _check_alpha(alpha: Alpha, arms: int) -> Tensor | Callable[[int], Any]:
+    """Alpha in its one shape; a callable is tried once, so that it cannot fail in the middle of a generation for its type."""
+    if not callable(alpha) or isinstance(alpha, Tensor):
+        return as_alpha(alpha, arms)
+    as_alpha(alpha(0), arms)
+    return alpha
+
+
+def as_reward_prompts(reward_inputs: Any, arms: int) -> tuple[RewardPrompt | None, ...]:
+    """`reward_inputs` as one prompt per reward model.
+
+    Args:
+        reward_inputs: a `BatchEncoding` (or mapping with `input_ids` and perhaps `attention_mask`, or a tensor of ids) for
+            all reward models, a sequence of one per reward model (None: reads the base's prompt), or None.
+        arms: how many reward models there are.
+
+    Raises:
+        ValueError: wrong number, or prompts of different batch sizes.
+        TypeError: something else was given.
+    """
+    if reward_inputs is None:
+        return (None,) * arms
+    if isinstance(reward_inputs, (list, tuple)):
+        if len(reward_inputs) != arms:
+            raise ValueError(f"`reward_inputs` must be one encoding, or one per reward model ({arms}); got {len(reward_inputs)}.")
+        prompts = tuple(None if item is None else _reward_prompt(item) for item in reward_inputs)
+    else:
+        prompts = (_reward_prompt(reward_inputs),) * arms
+    sizes = {prompt.ids.shape[0] for prompt in prompts if prompt is not None}
+    if len(sizes) > 1:
+        raise ValueError(f"`reward_inputs` must all have the same batch size, got {sorted(sizes)}.")
+    return prompts
+
+
+def _reward_prompt(item: Any) -> RewardPrompt:
+    ids = item if isinstance(item, Tensor) else item.get("input_ids") if hasattr(item, "get") else None
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] == 0:
+        raise TypeError(
+            "`reward_inputs` must hold `input_ids` of shape (batch, length): pass `tokenizer(texts, return_tensors='pt', padding=True, "
+            f"padding_side='left')`. Got {type(item).__name__}."
+        )
+    mask = None if isinstance(item, Tensor) else item.get("attention_mask")
+    if mask is not None and bool((mask[:, -1] == 0).any()):
+        raise ValueError("`reward_inputs` are padded on the right; the continuation must follow the text. Pad on the left.")
+    return RewardPrompt(ids, torch.ones_like(ids) if mask is None else mask)
+
+
+def _generation_config(args: tuple, kwargs: dict[str, Any]) -> Any:
+    return kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+
+
+def _require_dict(model: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    configs = (_generation_config(args, kwargs), model.generation_config)
+    asked = kwargs.get("return_dict_in_generate")
+    if asked is None:
+        asked = any(getattr(config, "return_dict_in_generate", None) for config in configs)
+    if not asked:
+        raise ValueError("`output_rewards=True` needs `return_dict_in_generate=True`: a plain tensor has no place for `rewards`.")
+
+
+@contextlib.contextmanager
+def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Reward models in evaluation mode; dropout would make rewards random. What was training trains again afterwards."""
+    training = [module for model in models for module in model.modules() if module.training]
+    if training:
+        logger.warning("A reward model is in training mode: it is put to eval() while it guides. Call `.eval()` on it to be rid of this.")
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@lru_cache(maxsize=64)
+def _guided_class(base_class: type) -> type:
+    """Subclass of the base's class under the same name, which saving, type checks and `can_generate()` look at."""
+    signature = inspect.signature(base_class.forward)  # type: ignore[attr-defined]
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._guided_forward(*args, **kwargs)
+
+    # generate() reads the signature to learn what the model takes
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    forward.__doc__ = GuidedModel._guided_forward.__doc__
+    names = tuple(signature.parameters)[1:]
+    fields = {"forward": forward, "_forward_names": names, "__module__": base_class.__module__, "__doc__": base_class.__doc__}
+    return type(base_class.__name__, (GuidedModel, base_class), fields)
+
+
+def _stand_in(base: Any, guidance: Guidance, call: GuidedCall | None, like: Any = None) -> Any:
+    """A shallow copy of the base that shares its modules and owns its plain attributes. `base` is what forward calls."""
+    like = base if like is None else like
+    guided = object.__new__(_guided_class(type(like)))
+    fields = {key: value for key, value in like.__dict__.items() if key not in _INSTANCE_OVERRIDES}
+    fields.update({hooks: OrderedDict() for hooks in _HOOKS}, _compiled_call_impl=None)
+    # past nn.Module.__setattr__, which would register the base as a submodule of itself
+    guided.__dict__.update(fields, _base=base, _guidance=guidance, _call=call)
+    return guided
+
+
+def guide(
+    model: Any,
+    reward_models: Any,
+    alpha: Alpha | None = None,
+    reward_inputs: Any = None,
+    *,
+    tokenizer: Any = None,
+    reward_tokenizers: Any = None,
+) -> Any:
+    """Guide a causal LM by autoregressive reward models: `log pi = log pi_base + sum_i alpha_i log pi_i - log Z` (eq. 9).
+
+    Args:
+        model: the base, any transformers model that generates, or a PEFT model of one. It is not changed.
+        reward_models: one or several of [`AutoregressiveRewardModel`], causal LM, PEFT model, hub id or directory.
+        alpha: guidance strength: a number, one per reward model, a tensor `(arms,)` or `(batch, arms)`, or a callable
+            `step -> alpha`, `step` being the number of tokens generated so far. Negative steers away, 0 switches off.
+            None: each reward model's own `config.alpha`, else 1.0.
+        reward_inputs: prompts for the reward models (another template or language): an encoding for all or one per reward model.
+        tokenizer: the base's tokenizer, to compare vocabularies. By default those saved beside the models are compared.
+        reward_tokenizers: the reward models' tokenizers, one or a list.
+
+    Returns:
+        a guided model: of the base's class, with guided `forward`, `generate` and `token_logprobs`.
+
+    Raises:
+        TypeError: something is no causal LM, or alpha no number.
+        ValueError: no reward models, an alpha that does not fit, vocabularies that disagree.
+    """
+    base = _as_base(model)
+    listed = list(reward_models) if isinstance(reward_models, (list, tuple)) else [reward_models]
+    if not listed or listed == [None]:
+        raise ValueError("`reward_models` is empty. Pass at least one reward model, or call the model's own generate().")
+    models = tuple(as_reward_lm(item, f"reward_models[{index}]", base) for index, item in enumerate(listed))
+    strengths = [default_alpha(item) for item in listed] if alpha is None else alpha
+    guidance = Guidance(models, _check_alpha(strengths, len(models)), as_reward_prompts(reward_inputs, len(models)))
+    tokenizers = reward_tokenizers if isinstance(reward_tokenizers, (list, tuple)) else [reward_tokenizers] * len(models)
+    for index, (reward_model, reward_tokenizer) in enumerate(zip(models, tokenizers, strict=True)):
+        check_vocabularies(base, reward_model, f"reward_models[{index}]", tokenizer, reward_tokenizer)
+    return _stand_in(base, guidance, None)
+
+
+def _as_base(model: Any) -> Any:
+    """The transformers model inside whatever wraps it."""
+    if isinstance(model, GuidedModel):
+        raise TypeError("`model` is guided already: call guide() on its base, with all reward models in one list.")
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        if getattr(model.active_peft_config, "is_prompt_learning", False):
+            raise TypeError("`model` has a prompt-learning adapter, which lives outside the model's forward; guide a LoRA-type or merged model.")
+        model = model.get_base_model()
+    if model.__class__.__name__ == "AutoregressiveRewardModel":
+        model = model.causal_lm
+    if not isinstance(model, nn.Module) or not hasattr(model, "_prepare_cache_for_generation"):
+        raise TypeError(f"`model` must be a transformers model that can generate, got {type(model).__name__}.")
+    return model

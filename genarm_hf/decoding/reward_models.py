@@ -1,0 +1,97 @@
+"""What may be passed as a reward model, and what is said of things that may not."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+def default_alpha(reward_model: Any) -> float:
+    """The strength a reward model asks for in its config, else 1.0 as in the paper."""
+    if isinstance(reward_model, (str, Path)):
+        reward_model = load_reward_model(str(reward_model), "cpu")
+    alpha = getattr(getattr(reward_model, "config", None), "alpha", None)
+    return 1.0 if alpha is None else float(alpha)
+
+
+def as_reward_lm(reward_model: Any, name: str, base: Any) -> Any:
+    """The causal LM that computes a reward model's log-probabilities.
+
+    Args:
+        reward_model: an [`AutoregressiveRewardModel`], causal LM, PEFT model, hub id or directory.
+        name: what errors call it.
+        base: the base model; repositories are loaded to its device.
+
+    Raises:
+        TypeError: it is something else; the message says what it is and what is needed.
+    """
+    if isinstance(reward_model, (str, Path)):
+        reward_model = load_reward_model(str(reward_model), str(base.device))
+    model = getattr(reward_model, "_orig_mod", reward_model)  # torch.compile's wrapper
+    if getattr(getattr(model, "config", None), "model_type", None) == "genarm":
+        model = model.backbone
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        if getattr(model.active_peft_config, "is_prompt_learning", False):
+            raise TypeError(f"{name} is a prompt-learning adapter, which is not supported; train a LoRA adapter instead.")
+        model = model.get_base_model()
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise TypeError(f"{name} must be a reward model, a causal LM, a hub id or a directory, got {type(reward_model).__name__}.")
+    _check_kind(model, name)
+    return model
+
+
+def _check_kind(model: Any, name: str) -> None:
+    kind = type(model).__name__
+    needed = "A reward model here gives every next token a reward: it must be a causal LM (train one with ARMTrainer)."
+    if "Classification" in kind or "RewardModel" in kind:
+        raise TypeError(f"{name} is a {kind}, a trajectory-level reward model that scores finished texts. {needed}")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise TypeError(f"{name} is a {kind}, an encoder-decoder. {needed}")
+    if not hasattr(model, "can_generate") or not model.can_generate():
+        raise TypeError(f"{name} is a {kind}, which has no causal language-modelling head. {needed}")
+
+
+@lru_cache(maxsize=4)
+def load_reward_model(repo: str, device: str) -> Any:
+    """Load a reward model named by a string, once per device; the last four stay loaded."""
+    from ..modeling_genarm import AutoregressiveRewardModel
+
+    return AutoregressiveRewardModel.from_pretrained(repo).to(device)
+
+
+def check_positions(model: Any, name: str, length: int, new_tokens: int = 0) -> None:
+    """Refuse texts that a reward model cannot place.
+
+    Args:
+        model: the reward model's causal LM.
+        name: what errors call it.
+        length: tokens of its prompt.
+        new_tokens: tokens to be generated at most. Models with relative positions are only warned about these.
+
+    Raises:
+        ValueError: the prompt is longer than the model's positions, or would outgrow a table of learned positions.
+    """
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if limit is None or length + new_tokens <= limit:
+        return
+    if length > limit:
+        raise ValueError(
+            f"{name} reads at most {limit} tokens (config.max_position_embeddings), and its prompt has {length}. "
+            "Shorten the prompt, or give it a shorter one of its own as `reward_inputs=`."
+        )
+    if _has_position_table(model, limit):
+        raise ValueError(
+            f"{name} reads at most {limit} tokens, and prompt ({length}) plus new tokens ({new_tokens}) are more. "
+            f"Pass `max_new_tokens` of {limit - length} or less."
+        )
+    logger.warning_once(f"{name} was made for {limit} tokens; generation may run to {length + new_tokens}, where its rewards are unreliable.")
+
+
+def _has_position_table(model: nn.Module, limit: int) -> bool:
+    """Learned positions (GPT-2, OPT with two extra rows) end where their table ends; rotary ones go on."""
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and limit <= m.num_embeddings <= limit + 2]
+    return any(table is not model.get_input_embeddings() for table in tables)  # type: ignore[operator]

@@ -1,0 +1,206 @@
+"""One reward model reading one generation: its cache, mask and positions, kept apart from the base's.
+
+The base and a reward model may differ in architecture, device, prompt and padding. All they share is the ids of the
+continuation, so that is all that passes between them.
+"""
+
+import inspect
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from ..guidance import position_ids_from_mask
+from ..vocabulary import vocab_size
+
+_CACHE_NAMES = ("past_key_values", "cache_params")
+
+
+@dataclass(frozen=True)
+class RewardPrompt:
+    """A prompt of the reward model's own: `ids` and `mask` (1 = token), each `(batch, length)`."""
+
+    ids: Tensor
+    mask: Tensor
+
+    def expanded(self, times: int) -> "RewardPrompt":
+        """Every row `times` times in a row, as `generate()` expands its own inputs."""
+        if times == 1:
+            return self
+        return RewardPrompt(self.ids.repeat_interleave(times, 0), self.mask.repeat_interleave(times, 0))
+
+
+@lru_cache(maxsize=256)
+def forward_parameters(model_class: type) -> frozenset[str]:
+    """Names that a model class's forward takes."""
+    return frozenset(inspect.signature(model_class.forward).parameters)  # type: ignore[attr-defined]
+
+
+@dataclass
+class RewardReader:
+    """What one reward model has read so far, and how it reads on.
+
+    Ids are first noted (`extend`) and only fed to the model when its opinion is asked for (`logits`), so a reward model whose alpha is
+    zero for a while costs nothing then and catches up later. Without a cache everything stays noted and is read anew each time:
+    the stateless forward, and the fallback of models whose cache transformers cannot build.
+
+    Attributes:
+        model: the causal LM that computes.
+        cache: its own cache, or None.
+        read: number of tokens in the cache.
+        pending: ids `(batch, tokens)` noted and not in the cache.
+        mask: `(batch, read + pending)`, 1 = token; None while nothing is masked.
+    """
+
+    model: Any
+    cache: Any = None
+    read: int = 0
+    pending: Tensor | None = None
+    mask: Tensor | None = None
+    vocab: int = field(default=0)
+
+    @classmethod
+    def open(cls, model: Any, use_cache: bool, prompt: RewardPrompt | None = None) -> "RewardReader":
+        """A reader at the start of a text, or behind a prompt of its own."""
+        reader = cls(model, _new_cache(model) if use_cache else None, vocab=vocab_size(model))
+        if prompt is not None:
+            reader.extend(prompt.ids, None if bool(prompt.mask.all()) else prompt.mask)
+        return reader
+
+    @property
+    def length(self) -> int:
+        """Tokens noted, read or not."""
+        return self.read + (0 if self.pending is None else self.pending.shape[1])
+
+    def extend(self, ids: Tensor, mask: Tensor | None) -> None:
+        """Note new tokens: ids `(batch, tokens)` and their mask, None where all are real."""
+        ids = ids.to(self.model.device, non_blocking=True)
+        if mask is not None:
+            mask = mask.to(ids.device, non_blocking=True)
+        if mask is not None or self.mask is not None:
+            self._extend_mask(ids, mask)
+        self.pending = ids if self.pending is None else torch.cat([self.pending, ids], 1)
+
+    def hide_unknown(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Make ids readable that this model's vocabulary lacks.
+
+        In a prompt (several tokens) they are masked: image placeholders, say, are nothing to a text model. A single one
+        is the padding of a finished row, whose logits nobody reads: it is only replaced, since looking costs a synchronisation.
+        """
+        unknown = ids >= self.vocab
+        if ids.shape[1] > 1 and bool(unknown.any()):
+            mask = (torch.ones_like(ids) if mask is None else mask).masked_fill(unknown, 0)
+        return ids.masked_fill(unknown, 0), mask
+
+    def logits(self, keep: int) -> Tensor:
+        """Read what is pending and return the logits `(batch, keep, vocab)` of its last `keep` tokens, on the model's device."""
+        ids = self.pending
+        assert ids is not None and ids.shape[1] >= keep, "logits asked for tokens that were not noted"
+        outputs = self.model(**self._inputs(ids, keep))
+        if self.cache is not None:
+            self.read += ids.shape[1]
+            self.pending = None
+        return outputs.logits[:, -keep:]
+
+    def _inputs(self, ids: Tensor, keep: int) -> dict[str, Any]:
+        accepted = forward_parameters(type(self.model))
+        inputs: dict[str, Any] = {"input_ids": ids, "use_cache": self.cache is not None, "return_dict": True}
+        if self.cache is not None:
+            inputs[next(name for name in _CACHE_NAMES if name in accepted)] = self.cache
+        if self.mask is not None:
+            inputs["attention_mask"] = self.mask
+            if "position_ids" in accepted:
+                inputs["position_ids"] = position_ids_from_mask(self.mask)[:, -ids.shape[1] :]
+        if "logits_to_keep" in accepted:
+            inputs["logits_to_keep"] = keep
+        return inputs
+
+    def _extend_mask(self, ids: Tensor, mask: Tensor | None) -> None:
+        old = self.mask
+        if old is None:
+            old = torch.ones((ids.shape[0], self.length), dtype=torch.long, device=ids.device)
+        new = torch.ones_like(ids) if mask is None else mask.long()
+        self.mask = torch.cat([old, new], 1)
+
+    # ------------------------------------------------------------------ the operations of a cache
+
+    def crop(self, removed: int) -> None:
+        """Forget the last `removed` tokens; unread ones first, as they are the newest."""
+        unread = 0 if self.pending is None else self.pending.shape[1]
+        from_pending = min(removed, unread)
+        if from_pending:
+            self.pending = self.pending[:, : unread - from_pending] if unread > from_pending else None
+        if removed and self.mask is not None:
+            self.mask = self.mask[:, : self.mask.shape[1] - removed]
+        from_cache = removed - from_pending
+        # crop(0) lets recording layers drop what they no longer need; older transformers mean something else by it
+        if self.read and (from_cache or _records_past(self.cache)):
+            self.cache.crop(-from_cache)
+        self.read -= from_cache
+
+    def reorder(self, indices: Tensor) -> None:
+        """Row i becomes what row `indices[i]` was (beam search)."""
+        self._rows(lambda rows: rows.index_select(0, indices.to(rows.device)))
+        if self.read:
+            self.cache.reorder_cache(indices.to(self.model.device))
+
+    def repeat(self, times: int) -> None:
+        """Every row `times` times in a row."""
+        self._rows(lambda rows: rows.repeat_interleave(times, 0))
+        if self.read:
+            self.cache.batch_repeat_interleave(times)
+
+    def select(self, indices: Tensor) -> None:
+        """Keep these rows only."""
+        self._rows(lambda rows: rows[indices.to(rows.device)])
+        if self.read:
+            self.cache.batch_select_indices(indices.to(self.model.device))
+
+    def reset(self) -> None:
+        """Back to the start of a text."""
+        self.read, self.pending, self.mask = 0, None, None
+        if self.cache is not None:
+            self.cache = _new_cache(self.model)
+
+    def record_past(self, name: str) -> None:
+        """Prepare for being rolled back beyond a sliding window (assisted decoding).
+
+        Raises:
+            ValueError: the model's cache cannot be rolled back (recurrent layers).
+        """
+        if self.cache is None:
+            return
+        if hasattr(self.cache, "activate_past_recording"):
+            self.cache.activate_past_recording()
+        if _is_stateful(self.model, self.cache):
+            raise ValueError(
+                f"{name} ({type(self.model).__name__}) keeps a recurrent state that cannot be rolled back, which assisted decoding and "
+                "prompt lookup need. Generate without `assistant_model` and `prompt_lookup_num_tokens`."
+            )
+
+    def _rows(self, change: Any) -> None:
+        if self.pending is not None:
+            self.pending = change(self.pending)
+        if self.mask is not None:
+            self.mask = change(self.mask)
+
+
+def _new_cache(model: Any) -> Any:
+    """An empty cache for the model, or None where it brings its own kind (it then reads everything anew each step)."""
+    supported = getattr(model, "_supports_default_dynamic_cache", None)
+    accepted = forward_parameters(type(model))
+    if (supported is not None and not supported()) or not any(name in accepted for name in _CACHE_NAMES):
+        return None
+    return DynamicCache(config=model.config.get_text_config(decoder=True))
+
+
+def _records_past(cache: Any) -> bool:
+    return hasattr(cache, "activate_past_recording")
+
+
+def _is_stateful(model: Any, cache: Any) -> bool:
+    croppable = getattr(cache, "is_croppable", None)
+    return bool(getattr(model, "_is_stateful", False)) if croppable is None else not croppable
