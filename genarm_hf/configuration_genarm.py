@@ -1,5 +1,6 @@
 """The configuration of an autoregressive reward model, as stored in a repository's `config.json`."""
 
+import copy
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -57,4 +58,7 @@ class GenARMConfig(PreTrainedConfig):
                 )
             self.text_config = AutoConfig.for_model(**fields)
             self.text_config._name_or_path = name_or_path
+        elif self.text_config is not None:
+            # a copy: choosing an attention implementation for this config must not change a living backbone's
+            self.text_config = copy.deepcopy(self.text_config)
         super().__post_init__(**kwargs)

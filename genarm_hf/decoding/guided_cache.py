@@ -63,6 +63,10 @@ class GuidedCache:
     def activate_past_recording(self) -> None:
         """Make all caches ready for a rollback."""
         super().activate_past_recording()  # type: ignore[misc]
+        self.record_past()
+
+    def record_past(self) -> None:
+        """Make the reward models' caches ready for a rollback, or say which cannot be."""
         for index, reader in enumerate(self.readers):
             if reader is not None:
                 reader.record_past(f"reward_models[{index}]")
@@ -81,7 +85,11 @@ def guided_cache(cache: Any, readers: Sequence[RewardReader | None], guided_leng
         readers: one per reward model.
         guided_length: tokens of the base's text that the readers have seen.
     """
-    guided: Any = object.__new__(_guided_class(type(cache)))
+    if isinstance(cache, GuidedCache):
+        cache_class = type(cache)
+    else:
+        cache_class = _guided_class(type(cache))
+    guided: Any = object.__new__(cache_class)
     guided.__dict__.update(cache.__dict__)
     guided.readers, guided.guided_length = list(readers), guided_length
     return guided

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.generation import GenerationMode
 from transformers.utils import logging
 
 from ..guidance import Alpha, as_alpha, combine, token_logprobs
@@ -207,8 +208,8 @@ class GuidedModel:
             call.prompt_mask = None if mask is None else mask.repeat_interleave(call.expand, 0)
         return super()._expand_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
 
-    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
-        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], mode: Any, *args: Any) -> Any:
+        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, mode, *args)  # type: ignore[misc]
         call = self._call
         if call is None or not any(call.guidance.active):
             return result
@@ -222,8 +223,8 @@ class GuidedModel:
                 f"{type(self).__name__} keeps a cache of its own kind, which guidance cannot follow. Pass `use_cache=False`."
             )
         self._check_total_length(generation_config)
-        if generation_config.is_assistant and name is not None:
-            model_kwargs[name].activate_past_recording()
+        if name is not None and (generation_config.is_assistant or mode == GenerationMode.ASSISTED_GENERATION):
+            model_kwargs[name].record_past()
         return result
 
     def _place_prompt(self, generation_config: Any, model_kwargs: dict[str, Any], past: int) -> None:

@@ -169,16 +169,16 @@ class RewardReader:
         """Prepare for being rolled back beyond a sliding window (assisted decoding).
 
         Raises:
-            ValueError: the model's cache cannot be rolled back (recurrent layers).
+            ValueError: the model's cache cannot be rolled back (recurrent layers; before transformers 5.15 also sliding windows).
         """
         if self.cache is None:
             return
-        if hasattr(self.cache, "activate_past_recording"):
+        if _records_past(self.cache):
             self.cache.activate_past_recording()
-        if _is_stateful(self.model, self.cache):
+        if not _can_roll_back(self.model, self.cache):
             raise ValueError(
-                f"{name} ({type(self.model).__name__}) keeps a recurrent state that cannot be rolled back, which assisted decoding and "
-                "prompt lookup need. Generate without `assistant_model` and `prompt_lookup_num_tokens`."
+                f"{name} ({type(self.model).__name__}) has sliding-window or recurrent layers that this version of transformers cannot roll back, "
+                "as assisted decoding and prompt lookup need. Generate without `assistant_model` and `prompt_lookup_num_tokens`."
             )
 
     def _rows(self, change: Any) -> None:
@@ -201,6 +201,8 @@ def _records_past(cache: Any) -> bool:
     return hasattr(cache, "activate_past_recording")
 
 
-def _is_stateful(model: Any, cache: Any) -> bool:
+def _can_roll_back(model: Any, cache: Any) -> bool:
     croppable = getattr(cache, "is_croppable", None)
-    return bool(getattr(model, "_is_stateful", False)) if croppable is None else not croppable
+    if croppable is not None:
+        return bool(croppable)
+    return not getattr(model, "_is_stateful", False) and (_records_past(cache) or not any(cache.is_sliding))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _MAX_LOGITS = 2**28
 
 
+@torch.no_grad()
 def generated_rewards(call: "GuidedCall", sequences: Tensor, end_ids: tuple[list[int], int | None]) -> Tensor:
     """Rewards of generated tokens, by reading the finished sequences once.
 
