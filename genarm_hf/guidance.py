@@ -140,7 +140,7 @@ def token_logprobs(logits: Tensor, input_ids: Tensor) -> Tensor:
 
 
 def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
-    """Positions that count real tokens only (mask 1 = token, 0 = padding), as `generate()` computes them.
+    """Positions that count real tokens only (mask 1 = token, 0 = hidden); a hidden token has its predecessor's position.
 
     Example:
 
@@ -150,5 +150,4 @@ def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
 
     ```
     """
-    positions = attention_mask.long().cumsum(-1) - 1
-    return positions.masked_fill(attention_mask == 0, 0)
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -11,6 +11,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+import genarm_hf  # noqa: F401 - generate() takes reward models from here on
+
 torch.set_num_threads(1)
 
 VOCAB = 48

@@ -191,13 +191,16 @@ class GuidedModel:
         embeds_only = name == "inputs_embeds" and (ids is None or ids.shape[1] == 0)
         decoder_ids = model_kwargs.get("decoder_input_ids") if self._is_encoder_decoder else ids
         for index, (model, prompt, active) in enumerate(zip(guidance.models, guidance.prompts, guidance.active, strict=True)):
-            if active and prompt is None and embeds_only:
+            if not active:
+                continue
+            if prompt is None and embeds_only:
                 raise ValueError(
                     f"The prompt is given as `inputs_embeds`, which reward_models[{index}] cannot read. Pass its text as `reward_inputs=`."
                 )
-            if active:
-                length = prompt.ids.shape[1] if prompt is not None else 1 if decoder_ids is None else decoder_ids.shape[1]
-                check_positions(model, f"reward_models[{index}]", length)
+            if prompt is not None:
+                check_reward_prompt(prompt, model, index)
+            length = prompt.ids.shape[1] if prompt is not None else 1 if decoder_ids is None else decoder_ids.shape[1]
+            check_positions(model, f"reward_models[{index}]", length)
 
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         call = self._call
@@ -256,7 +259,7 @@ class GuidedModel:
                 )
             ids = call.prompt_ids.repeat_interleave(call.expand, 0)[:, seen:past]
             for reader in missing:
-                reader.extend(*reader.hide_unknown(ids.to(reader.model.device), _columns(call.prompt_mask, seen, past)))
+                reader.extend(ids, _columns(call.prompt_mask, seen, past))
         return guided_cache(cache, readers, past)
 
     def _continues(self, cache: GuidedCache) -> bool:
@@ -309,7 +312,7 @@ class GuidedModel:
         guidance = self._guidance
         expand = 1 if self._call is None else self._call.expand
         return [
-            RewardReader.open(model, use_cache, None if prompt is None else prompt.expanded(expand)) if active else None
+            RewardReader.open(model, use_cache, None if prompt is None else prompt.expanded(expand), self._vocab) if active else None
             for model, prompt, active in zip(guidance.models, guidance.prompts, guidance.active, strict=True)
         ]
 
@@ -347,10 +350,7 @@ class GuidedModel:
             unfinished = prompt is not None and prompt_length > reading.start + reading.count
             reading.useful.append(0 if unfinished else reading.count - skipped + (prompt is not None))
             if reader is not None and ids is not None and skipped < reading.count:
-                new, new_mask = ids[:, skipped:], None if columns is None else columns[:, skipped:]
-                if reader.vocab < self._vocab:
-                    new, new_mask = reader.hide_unknown(new, new_mask)
-                reader.extend(new, new_mask)
+                reader.extend(ids[:, skipped:], None if columns is None else columns[:, skipped:])
 
     @property
     def _vocab(self) -> int:
@@ -481,6 +481,16 @@ def _reward_prompt(item: Any) -> RewardPrompt:
     if mask is not None and bool((mask[:, -1] == 0).any()):
         raise ValueError("`reward_inputs` are padded on the right; the continuation must follow the text. Pad on the left.")
     return RewardPrompt(ids, torch.ones_like(ids) if mask is None else mask)
+
+
+def check_reward_prompt(prompt: RewardPrompt, model: Any, index: int) -> None:
+    """Refuse a reward prompt with ids that its reward model does not have: it was made by another tokenizer."""
+    largest, size = int(prompt.ids.max()), vocab_size(model)
+    if largest >= size:
+        raise ValueError(
+            f"`reward_inputs` for reward_models[{index}] holds id {largest}, and the model has {size} tokens. Encode the text with the "
+            "reward model's own tokenizer."
+        )
 
 
 def _generation_config(args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ continuation, so that is all that passes between them.
 """
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -53,6 +53,8 @@ class RewardReader:
         read: number of tokens in the cache.
         pending: ids `(batch, tokens)` noted and not in the cache.
         mask: `(batch, read + pending)`, 1 = token; None while nothing is masked.
+        vocab: size of the model's vocabulary.
+        base_vocab: size of the base's, where ids come from.
     """
 
     model: Any
@@ -60,12 +62,13 @@ class RewardReader:
     read: int = 0
     pending: Tensor | None = None
     mask: Tensor | None = None
-    vocab: int = field(default=0)
+    vocab: int = 0
+    base_vocab: int = 0
 
     @classmethod
-    def open(cls, model: Any, use_cache: bool, prompt: RewardPrompt | None = None) -> "RewardReader":
+    def open(cls, model: Any, use_cache: bool, prompt: RewardPrompt | None = None, base_vocab: int = 0) -> "RewardReader":
         """A reader at the start of a text, or behind a prompt of its own."""
-        reader = cls(model, _new_cache(model) if use_cache else None, vocab=vocab_size(model))
+        reader = cls(model, _new_cache(model) if use_cache else None, vocab=vocab_size(model), base_vocab=base_vocab)
         if prompt is not None:
             reader.extend(prompt.ids, None if bool(prompt.mask.all()) else prompt.mask)
         return reader
@@ -76,24 +79,24 @@ class RewardReader:
         return self.read + (0 if self.pending is None else self.pending.shape[1])
 
     def extend(self, ids: Tensor, mask: Tensor | None) -> None:
-        """Note new tokens: ids `(batch, tokens)` and their mask, None where all are real."""
-        ids = ids.to(self.model.device, non_blocking=True)
+        """Note new tokens: ids `(batch, tokens)` and their mask, None where all are real. Ids the model lacks are masked."""
+        ids, mask = self._hide_unknown(ids.to(self.model.device, non_blocking=True), mask)
         if mask is not None:
             mask = mask.to(ids.device, non_blocking=True)
         if mask is not None or self.mask is not None:
             self._extend_mask(ids, mask)
         self.pending = ids if self.pending is None else torch.cat([self.pending, ids], 1)
 
-    def hide_unknown(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Make ids readable that this model's vocabulary lacks.
-
-        In a prompt (several tokens) they are masked: image placeholders, say, are nothing to a text model. A single one
-        is the padding of a finished row, whose logits nobody reads: it is only replaced, since looking costs a synchronisation.
-        """
+    def _hide_unknown(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Mask ids that this model's vocabulary lacks: image placeholders, say, are nothing to a text model."""
+        if self.vocab >= self.base_vocab:
+            return ids, mask
         unknown = ids >= self.vocab
-        if ids.shape[1] > 1 and bool(unknown.any()):
-            mask = (torch.ones_like(ids) if mask is None else mask).masked_fill(unknown, 0)
-        return ids.masked_fill(unknown, 0), mask
+        # asking an accelerator whether there are any would make the host wait for it at every token
+        if (ids.device.type == "cpu" or ids.shape[1] > 1) and not bool(unknown.any()):
+            return ids, mask
+        mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
+        return ids.masked_fill(unknown, 0), mask.masked_fill(unknown, 0)
 
     def logits(self, keep: int) -> Tensor:
         """Read what is pending and return the logits `(batch, keep, vocab)` of its last `keep` tokens, on the model's device."""

@@ -1,6 +1,8 @@
 """Token rewards of what was generated: `output_rewards=True`."""
 
-from typing import TYPE_CHECKING, Any
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -40,34 +42,31 @@ def generated_rewards(call: "GuidedCall", sequences: Tensor, end_ids: tuple[list
 
 def _rewards(call: "GuidedCall", index: int, new: Tensor, times: int) -> Tensor:
     model, prompt = call.guidance.models[index], call.guidance.prompts[index]
-    reader = RewardReader.open(model, use_cache=False, prompt=None if prompt is None else prompt.expanded(times))
+    own = None if prompt is None else prompt.expanded(times)
+    reader = RewardReader.open(model, use_cache=False, prompt=own, base_vocab=sys.maxsize)
     if prompt is None:
         prompt_ids = call.prompt_ids
         assert prompt_ids is not None
         if prompt_ids.shape[1] != call.prompt_length and any(call.guidance.active):
             raise ValueError("`output_rewards=True` needs the whole text: pass all `input_ids`, not only those behind `past_key_values`.")
         mask = None if call.prompt_mask is None else call.prompt_mask[:: call.expand].repeat_interleave(times, 0)
-        reader.extend(*reader.hide_unknown(prompt_ids.repeat_interleave(times, 0).to(model.device), mask))
-    ids = new.to(model.device).clamp_max(reader.vocab - 1)
-    known = new.to(model.device) < reader.vocab
-    reader.extend(ids, None)
+        reader.extend(prompt_ids.repeat_interleave(times, 0), mask)
+    reader.extend(new, None)
     rows = max(1, _MAX_LOGITS // (max(new.shape[1], 1) * reader.vocab))
-    scored = [_score_rows(reader, ids, slice(row, row + rows)) for row in range(0, ids.shape[0], rows)]
-    # a token the reward model does not have: it could not have produced it
-    return torch.cat(scored).masked_fill(~known, -torch.inf).to(new.device)
+    scored = [_score_rows(reader, new.shape[1], slice(row, row + rows)) for row in range(0, new.shape[0], rows)]
+    # a token the reward model does not have is one it could not have produced
+    return torch.cat(scored).to(new.device).masked_fill(new >= reader.vocab, -torch.inf)
 
 
-def _score_rows(reader: RewardReader, ids: Tensor, rows: slice) -> Tensor:
-    """Log-probabilities `(rows, new_tokens)` of the continuation."""
-    part: Any = RewardReader(
-        reader.model,
+def _score_rows(reader: RewardReader, count: int, rows: slice) -> Tensor:
+    """Log-probabilities `(rows, count)` of the last `count` tokens."""
+    part = replace(
+        reader,
         pending=None if reader.pending is None else reader.pending[rows],
         mask=None if reader.mask is None else reader.mask[rows],
-        vocab=reader.vocab,
     )
-    logits = part.logits(ids.shape[1] + 1)
-    before = part.pending[:, -ids.shape[1] - 1 :]
-    return token_logprobs(logits, before)[:, 1:]
+    assert part.pending is not None
+    return token_logprobs(part.logits(count + 1), part.pending[:, -count - 1 :])[:, 1:]
 
 
 def _generated(new: Tensor, eos: list[int], pad: int | None) -> Tensor:

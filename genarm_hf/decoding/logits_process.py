@@ -1,0 +1,365 @@
+"""Guidance for loops that are not ours: a `LogitsProcessor` that sees only the ids so far and the base's scores.
+
+Such a loop never says which tokens are new, which were rolled back, or which row became which. All of it is read from the ids:
+the longest prefix that each row shares with a row of the call before tells what the reward models have read already.
+"""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging
+
+from ..guidance import Alpha, as_alpha, combine
+from ..vocabulary import check_vocabularies
+from .guided_model import Guidance, _as_logprobs, _check_alpha, _columns, _columns_of, as_reward_prompts, check_reward_prompt
+from .reward_models import as_reward_lm, check_positions, default_alpha
+from .reward_reader import RewardReader
+
+logger = logging.get_logger(__name__)
+
+# how much more than 1 the probabilities of log-probs may add up to by rounding, in nats
+_ROUNDING = 1e-3
+# speculation asks about drafted positions twice; so many are remembered, for a single row
+_REMEMBERED = 32
+
+
+@dataclass
+class _Follower:
+    """A reader, and how far back its cache can go.
+
+    Attributes:
+        reader: the reader.
+        floor: length of text below which the cache has lost what lies outside a sliding window; None: it loses nothing.
+        recorded: whether the cache keeps what leaves the window until it is cropped.
+    """
+
+    reader: RewardReader
+    floor: int | None = None
+    recorded: bool = False
+
+    def roll_back(self, removed: int, keep: int) -> bool:
+        """Forget the last `removed` tokens of the text, so that `keep` are left. False: it cannot, and must read anew."""
+        if self.floor is not None:
+            if not self.recorded or keep < self.floor:
+                return False
+            self.floor = keep
+        self.reader.crop(removed)
+        return True
+
+
+@dataclass
+class _Text:
+    """The text that the reward models are reading.
+
+    Attributes:
+        ids: `(rows, length)` noted so far; after a draft was rejected this may be longer than the text itself.
+        prompt_length: tokens of the prompt.
+        followers: one per reward model, None for those that are switched off.
+        opinions: log-probabilities `(1, 1, vocab)` per reward model, by length of the text they follow.
+    """
+
+    ids: Tensor
+    prompt_length: int
+    followers: list[_Follower | None]
+    opinions: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+
+
+class GenARMLogitsProcessor(LogitsProcessor):
+    """Adds `sum_i alpha_i log pi_i` to the scores of a base model (arXiv 2410.08193, eq. 9).
+
+    For custom loops and engines that take logits processors, with the tokens that `generate(reward_models=...)` gives. It follows
+    growing texts, rolled-back drafts, and rows that move, multiply or vanish. Give it the first place among the processors. It serves
+    one generation at a time; threads take a processor each. Reward models in training mode are put to `eval()`.
+
+    Args:
+        reward_models: one or several, as in [`guide`].
+        alpha: guidance strength, as in [`guide`]. A callable gets the number of tokens since the prompt, which is
+            `attention_mask`'s columns, or else what the first call (after a [`reset`]) shows.
+        attention_mask: `(batch, prompt)` of the left-padded prompts, 1 = token. None: no padding.
+        reward_inputs: prompts of the reward models' own, as in [`guide`].
+        base: the base model, if it is at hand: its tokenizer is compared, and reward models given by name are loaded to its device.
+        tokenizer: the base's tokenizer, to compare vocabularies with.
+        reward_tokenizers: the reward models' tokenizers, one or a list.
+        renormalize: whether guided scores are returned as normalised log-probabilities, which beam search adds up. None: for the rows whose
+            scores are log-probabilities (`logsumexp` not above 0), as beam search passes them.
+
+    Raises:
+        TypeError: something is no causal LM, or alpha no number.
+        ValueError: an alpha, mask or prompt that does not fit; when called, ids that do not fit these, or another vocabulary.
+
+    Example:
+    ```python
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> tiny = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    >>> base, arm = LlamaForCausalLM(tiny).eval(), LlamaForCausalLM(tiny).eval()
+    >>> processor = GenARMLogitsProcessor(arm, alpha=0.5)
+    >>> ids = torch.tensor([[5, 6, 7]])
+    >>> guided = processor(ids, base(ids).logits[:, -1])
+    >>> torch.allclose(guided, (base(ids).logits + 0.5 * arm(ids).logits.log_softmax(-1))[:, -1], atol=1e-5)
+    True
+
+    ```
+    """
+
+    # one token per request and no text: nothing to follow
+    supports_continuous_batching = False
+
+    def __init__(
+        self,
+        reward_models: Any,
+        alpha: Alpha | None = None,
+        attention_mask: Tensor | None = None,
+        reward_inputs: Any = None,
+        *,
+        base: Any = None,
+        tokenizer: Any = None,
+        reward_tokenizers: Any = None,
+        renormalize: bool | None = None,
+    ) -> None:
+        listed = list(reward_models) if isinstance(reward_models, (list, tuple)) else [reward_models]
+        if not listed or listed == [None]:
+            raise ValueError("`reward_models` is empty. Pass at least one reward model, or leave the processor out.")
+        home = SimpleNamespace(device=torch.get_default_device()) if base is None else base
+        models = tuple(as_reward_lm(item, f"reward_models[{index}]", home) for index, item in enumerate(listed))
+        strengths = [default_alpha(item) for item in listed] if alpha is None else alpha
+        self.guidance = Guidance(models, _check_alpha(strengths, len(models)), as_reward_prompts(reward_inputs, len(models)))
+        self.attention_mask = _check_mask(attention_mask, self.guidance)
+        for index, (model, prompt) in enumerate(zip(models, self.guidance.prompts, strict=True)):
+            if prompt is not None:
+                check_reward_prompt(prompt, model, index)
+        self.renormalize = renormalize
+        self._tokenizers = base, tokenizer, _one_each(reward_tokenizers, len(models))
+        self._vocab = 0
+        self._text: _Text | None = None
+        self._record = False
+        _evaluate(models)
+
+    def reset(self) -> None:
+        """Forget the text.
+
+        A new prompt is recognised by itself, unless it continues the text before: then a callable alpha would count on, and
+        `reward_inputs` would not start again.
+        """
+        self._text = None
+
+    @torch.no_grad()
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Guide the choice of the next token.
+
+        Args:
+            input_ids: `(rows, length)`, the whole text so far; rows are the batch, each perhaps repeated (beams, returned sequences).
+            scores: `(rows, vocab)` of the base, logits or log-probabilities.
+
+        Returns:
+            float32 `(rows, vocab)`; `scores` itself where no reward model guides.
+        """
+        if not any(self.guidance.active):
+            return scores
+        self._check_call(input_ids, scores)
+        # whatever goes wrong, nothing half-read stays behind
+        text, self._text = self._text, None
+        text = self._follow(text, input_ids)
+        alphas = self._alphas(input_ids.shape[1] - text.prompt_length, len(input_ids), scores.device)
+        logprobs = [
+            self._logprobs(text, index, input_ids.shape[1], scores) if isinstance(alpha, Tensor) or alpha != 0 else None
+            for index, alpha in enumerate(alphas)
+        ]
+        self._text = text
+        if all(opinion is None for opinion in logprobs):
+            return scores
+        return self._normalized(combine(scores[:, None], logprobs, alphas)[:, 0], scores)
+
+    # ------------------------------------------------------------------ before any model runs
+
+    def _check_call(self, ids: Tensor, scores: Tensor) -> None:
+        if scores.ndim != 2 or len(scores) != len(ids):
+            raise ValueError(f"`scores` must be (rows, vocab) for {len(ids)} rows of `input_ids`, got {tuple(scores.shape)}.")
+        self._times(len(ids))
+        if self.attention_mask is not None and ids.shape[1] < self.attention_mask.shape[1]:
+            raise ValueError(
+                f"`attention_mask` is of prompts of {self.attention_mask.shape[1]} tokens, and `input_ids` have {ids.shape[1]}. "
+                "A processor with a mask serves one batch of prompts: make a new one for others."
+            )
+        if scores.shape[1] != self._vocab:
+            self._check_vocabulary(scores.shape[1])
+
+    def _check_vocabulary(self, size: int) -> None:
+        base, tokenizer, reward_tokenizers = self._tokenizers
+        known = SimpleNamespace(config=PreTrainedConfig.from_dict({"vocab_size": size})) if base is None else base
+        for index, (model, reward_tokenizer) in enumerate(zip(self.guidance.models, reward_tokenizers, strict=True)):
+            check_vocabularies(known, model, f"reward_models[{index}]", tokenizer, reward_tokenizer)
+        self._vocab = size
+
+    @property
+    def _batch(self) -> int | None:
+        """Prompts in a batch, where rows differ by more than their ids."""
+        return self.guidance.batch_size if self.attention_mask is None else len(self.attention_mask)
+
+    def _times(self, rows: int, batch: int | None = None) -> int:
+        """How often each prompt is repeated; 1 where it makes no difference."""
+        batch = self._batch if batch is None else batch
+        if batch is None:
+            return 1
+        if rows % batch:
+            raise ValueError(
+                f"`attention_mask`, `reward_inputs` or `alpha` is of a batch of {batch}, and `input_ids` have {rows} rows, which is no "
+                "multiple of it. A processor with one of these serves one batch of prompts: make a new one for others."
+            )
+        return rows // batch
+
+    # ------------------------------------------------------------------ following the text
+
+    def _follow(self, text: _Text | None, ids: Tensor) -> _Text:
+        """The text in step with `ids`: read on, or rolled back, with its rows where they are now."""
+        if text is not None:
+            parents, shared = self._compare(ids, text.ids)
+            if shared >= text.prompt_length:
+                answered = text.opinions.get(ids.shape[1], {})
+                if parents is None and shared == ids.shape[1] and len(answered) == sum(self.guidance.active):
+                    return text  # what was read behind it is kept, in case the draft is right
+                return self._continue(text, ids, parents, min(shared, ids.shape[1] - 1))
+        prompt_length = ids.shape[1] if self.attention_mask is None else self.attention_mask.shape[1]
+        text = _Text(ids, prompt_length, [None] * len(self.guidance.models))
+        text.followers = [self._open(text, index) if active else None for index, active in enumerate(self.guidance.active)]
+        return text
+
+    def _compare(self, ids: Tensor, old: Tensor) -> tuple[Tensor | None, int]:
+        """Each row's parent in `old` (None: all rows stayed where they were), and the length of the prefix that all share with theirs."""
+        length = min(ids.shape[1], old.shape[1])
+        ids, old = ids[:, :length], old[:, :length].to(ids.device)
+        if torch.equal(ids, old):
+            return None, length
+        shared = torch.stack([(old == row).long().cumprod(1).sum(1) for row in ids])
+        if self._batch is not None:
+            # rows of different prompts may look alike and still have other masks and other prompts of the reward models
+            new_prompt = torch.arange(len(ids), device=ids.device) // self._times(len(ids))
+            old_prompt = torch.arange(len(old), device=ids.device) // self._times(len(old))
+            shared = shared.masked_fill(new_prompt[:, None] != old_prompt, -1)
+        best, parents = shared.max(1)
+        stayed = len(ids) == len(old) and torch.equal(shared.diagonal(), best)
+        return None if stayed else parents, int(best.min())
+
+    def _continue(self, text: _Text, ids: Tensor, parents: Tensor | None, keep: int) -> _Text:
+        """Go on from the first `keep` tokens of the parents' rows."""
+        removed = text.ids.shape[1] - keep
+        # the text before; the readers of reward models that cannot go back are opened anew on the new one
+        text.ids = ids
+        text.opinions = {} if parents is not None else {n: o for n, o in text.opinions.items() if n <= keep}
+        for index, follower in enumerate(text.followers):
+            if follower is None:
+                continue
+            into_prompt = keep < text.prompt_length and self.guidance.prompts[index] is not None
+            if removed and (into_prompt or not follower.roll_back(removed, keep)):
+                self._record = True
+                text.followers[index] = self._open(text, index)
+                continue
+            if parents is not None:
+                follower.reader.reorder(parents)
+            self._note(text, index, follower.reader, keep)
+        return text
+
+    def _open(self, text: _Text, index: int) -> _Follower:
+        """A reward model at the start of the text, with all of it noted."""
+        model, prompt = self.guidance.models[index], self.guidance.prompts[index]
+        times = self._times(len(text.ids))
+        reader = RewardReader.open(model, True, None if prompt is None else prompt.expanded(times), self._vocab)
+        follower = _Follower(reader, None if _loses_nothing(reader.cache) else 0)
+        if self._record and follower.floor is not None:
+            follower.recorded = _record_past(reader)
+        self._note(text, index, reader, 0)
+        return follower
+
+    def _note(self, text: _Text, index: int, reader: RewardReader, start: int) -> None:
+        """Hand a reward model the text from `start` on; one with its own prompt reads the continuation alone."""
+        prompt = self.guidance.prompts[index]
+        start = start if prompt is None else max(start, text.prompt_length)
+        ids, mask = text.ids[:, start:], self.attention_mask
+        if mask is not None and start < mask.shape[1]:
+            mask = _columns(mask.repeat_interleave(self._times(len(ids)), 0), start, text.ids.shape[1])
+        else:
+            mask = None
+        if ids.shape[1]:
+            reader.extend(ids, mask)
+
+    # ------------------------------------------------------------------ rewards
+
+    def _alphas(self, step: int, rows: int, device: torch.device) -> list[float | Tensor]:
+        alpha = self.guidance.alpha
+        values = as_alpha(alpha(step), len(self.guidance.models)) if callable(alpha) else alpha
+        if len(values) not in (1, self._batch or len(values)):
+            raise ValueError(f"`alpha` gave {len(values)} rows at step {step}, for a batch of {self._batch}.")
+        return _columns_of(values[:, None], self._times(rows, len(values)) if len(values) > 1 else 1, device)
+
+    def _logprobs(self, text: _Text, index: int, length: int, scores: Tensor) -> Tensor:
+        """Log-probabilities `(rows, 1, vocab)` of the token behind the text's first `length` ones."""
+        known = text.opinions.get(length, {})
+        if index in known:
+            return known[index]
+        follower, prompt = text.followers[index], self.guidance.prompts[index]
+        assert follower is not None
+        prompt_length = text.prompt_length if prompt is None else prompt.ids.shape[1]
+        check_positions(self.guidance.models[index], f"reward_models[{index}]", prompt_length, length - text.prompt_length)
+        logprobs = _as_logprobs(follower.reader.logits(1), scores.device, scores.shape[1], 1)
+        if len(text.ids) == 1:
+            text.opinions[length] = known | {index: logprobs}
+            text.opinions.pop(length - _REMEMBERED, None)
+        return logprobs
+
+    def _normalized(self, guided: Tensor, scores: Tensor) -> Tensor:
+        """Guided scores as log-probabilities, where the scores were (or as `renormalize` says)."""
+        if self.renormalize is False:
+            return guided
+        log_z = guided.logsumexp(-1, keepdim=True)
+        wanted = log_z.isfinite()  # a row without any possible token stays as it is
+        if self.renormalize is None:
+            # probabilities of 1 at most; less where processors before this one masked tokens
+            wanted = wanted & (scores.float().logsumexp(-1, keepdim=True) <= _ROUNDING)
+        return guided - torch.where(wanted, log_z, 0.0)
+
+
+def _check_mask(attention_mask: Tensor | None, guidance: Guidance) -> Tensor | None:
+    if attention_mask is None:
+        return None
+    if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2 or not attention_mask.numel():
+        raise TypeError("`attention_mask` must be a tensor (batch, prompt), 1 for tokens and 0 for padding, as the tokenizer returns it.")
+    if bool((attention_mask[:, -1] == 0).any()):
+        raise ValueError("`attention_mask` is padded on the right; the continuation must follow the text. Pad on the left.")
+    if guidance.batch_size not in (None, len(attention_mask)):
+        raise ValueError(f"`attention_mask` has {len(attention_mask)} rows, and `alpha` or `reward_inputs` {guidance.batch_size}.")
+    return attention_mask
+
+
+def _one_each(tokenizers: Any, arms: int) -> list[Any]:
+    if not isinstance(tokenizers, (list, tuple)):
+        return [tokenizers] * arms
+    if len(tokenizers) != arms:
+        raise ValueError(f"`reward_tokenizers` must be one tokenizer, or one per reward model ({arms}); got {len(tokenizers)}.")
+    return list(tokenizers)
+
+
+def _evaluate(models: tuple[Any, ...]) -> None:
+    for index, model in enumerate(models):
+        if any(module.training for module in model.modules()):
+            logger.warning(f"reward_models[{index}] is in training mode, and dropout would make rewards random: it is put to eval().")
+            model.eval()
+
+
+def _loses_nothing(cache: Any) -> bool:
+    """Whether every layer keeps all tokens, so that any rollback is exact."""
+    return cache is None or all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _record_past(reader: RewardReader) -> bool:
+    """Make an empty cache keep what leaves its sliding window. False where it cannot (recurrent layers, transformers < 5.15)."""
+    if not hasattr(reader.cache, "activate_past_recording"):
+        return False
+    try:
+        reader.record_past("reward model")
+    except ValueError:
+        return False
+    return True
