@@ -217,7 +217,7 @@ class GuidedModel:
         if call is None or not any(call.guidance.active):
             return result
         name = next((name for name in _CACHE_NAMES if model_kwargs.get(name) is not None), None)
-        past = 0 if name is None else int(model_kwargs[name].get_seq_length())
+        past = 0 if name is None else _past_length(model_kwargs[name])
         self._place_prompt(generation_config, model_kwargs, past)
         if name is not None:
             model_kwargs[name] = self._guided_cache(model_kwargs[name], past)
@@ -325,7 +325,7 @@ class GuidedModel:
         if isinstance(cache, GuidedCache):
             readers, start = cache.readers, cache.guided_length
         else:
-            if cache is not None and cache.get_seq_length():
+            if cache is not None and _past_length(cache):
                 raise ValueError("`past_key_values` holds tokens that no reward model has read. Start from a guided forward's own cache.")
             wants_cache = kwargs.get("use_cache", getattr(self.config, "use_cache", False))  # type: ignore[attr-defined]
             readers, start = self._open_readers(use_cache=bool(wants_cache) and self._call is None), 0
@@ -403,6 +403,14 @@ class _Reading:
 
     def __post_init__(self) -> None:
         self.useful: list[int] = []  # per reward model, how many of the last positions it has an opinion on
+
+
+def _past_length(cache: Any) -> int:
+    """Tokens in a cache; purely recurrent ones do not count, and are taken as new."""
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:
+        return 0
 
 
 def _matters(alpha: float | Tensor) -> bool:
