@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import GenerationMixin
 
-_ARGUMENTS = ("reward_models", "reward_model", "alpha", "reward_inputs", "output_rewards", "reward_tokenizers")
+_ARGUMENTS = ("reward_models", "reward_model", "alpha", "reward_inputs", "output_rewards", "reward_tokenizers", "share_backbone")
 _stock: dict[str, Any] = {}
 
 
@@ -23,6 +23,7 @@ class GenARMGenerationMixin(GenerationMixin):
                 alpha: guidance strength; a number, one per reward model, `(batch, arms)`, or a callable `step -> alpha`.
                 reward_inputs: prompts of the reward models' own.
                 output_rewards: with `return_dict_in_generate=True`, add `rewards` `(arms, sequences, new_tokens)` in nats.
+                share_backbone: whether LoRA reward models on the base's weights run in one pass with it (default: where possible).
                 reward_tokenizers: the reward models' tokenizers, to compare vocabularies with `tokenizer`.
         """
         return _generate(super().generate, self, args, kwargs)
@@ -90,6 +91,7 @@ def _generate(stock: Any, model: Any, args: tuple, kwargs: dict[str, Any]) -> An
         reward_models,
         alpha,
         ours.get("reward_inputs"),
+        share_backbone=ours.get("share_backbone"),
         tokenizer=kwargs.get("tokenizer"),
         reward_tokenizers=ours.get("reward_tokenizers"),
     )

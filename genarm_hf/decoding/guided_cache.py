@@ -11,18 +11,23 @@ from typing import Any
 from torch import Tensor
 
 from .reward_reader import RewardReader
+from .shared_backbone import SharedBackbone, shared_rows_class
 
 
 class GuidedCache:
     """Mixed into the class of the base's cache by [`guided_cache`].
 
     Attributes:
-        readers: the reward models' readers, None for those that are switched off.
+        readers: the reward models' readers, None for those that are switched off or read with the base.
         guided_length: tokens of the base's text that have passed through guidance.
+        owners: the reward models that it was made for, None for those that are switched off.
+        shared: the joint pass whose rows the cache holds; None where it holds the base's alone.
     """
 
     readers: list[RewardReader | None]
     guided_length: int
+    owners: list[Any]
+    shared: SharedBackbone | None
 
     def _active(self) -> list[RewardReader]:
         return [reader for reader in self.readers if reader is not None]
@@ -77,19 +82,23 @@ def _guided_class(cache_class: type) -> type:
     return type(cache_class.__name__, (GuidedCache, cache_class), {"__module__": cache_class.__module__})
 
 
-def guided_cache(cache: Any, readers: Sequence[RewardReader | None], guided_length: int) -> Any:
+def guided_cache(
+    cache: Any, readers: Sequence[RewardReader | None], guided_length: int, owners: Sequence[Any], shared: SharedBackbone | None
+) -> Any:
     """A stand-in for the base's cache over the same layers: what one is fed, the other has.
 
     Args:
-        cache: the base's cache, of any class.
+        cache: the base's cache, of any class; or a guided one, to go on with.
         readers: one per reward model.
         guided_length: tokens of the base's text that the readers have seen.
+        owners: the reward models' causal LMs, None for those that are switched off.
+        shared: the joint pass that fills it, if one does.
     """
-    if isinstance(cache, GuidedCache):
-        cache_class = type(cache)
-    else:
-        cache_class = _guided_class(type(cache))
+    cache_class = type(cache)
+    if not isinstance(cache, GuidedCache):
+        cache_class = _guided_class(cache_class if shared is None else shared_rows_class(cache_class))
     guided: Any = object.__new__(cache_class)
     guided.__dict__.update(cache.__dict__)
-    guided.readers, guided.guided_length = list(readers), guided_length
+    guided.__dict__.update(readers=list(readers), guided_length=guided_length, owners=list(owners), shared=shared)
+    guided.row_streams = 1 if shared is None else shared.streams
     return guided

@@ -23,6 +23,7 @@ from ..vocabulary import align, check_vocabularies, vocab_size
 from .guided_cache import GuidedCache, guided_cache
 from .reward_models import as_reward_lm, check_positions, default_alpha
 from .reward_reader import RewardPrompt, RewardReader
+from .shared_backbone import SharedBackbone, has_adapters, shared_backbone, takes_inputs, why_not_shared, without_adapters
 
 logger = logging.get_logger(__name__)
 
@@ -40,11 +41,13 @@ class Guidance:
         models: the reward models' causal LMs.
         alpha: `(1 | batch, arms)` float32, or a callable `step -> alpha`.
         prompts: a prompt per reward model, None where it reads the base's.
+        on_base: which reward models are LoRA adapters on the base's own weights, to be run in one pass with it.
     """
 
     models: tuple[Any, ...]
     alpha: Tensor | Callable[[int], Any]
     prompts: tuple[RewardPrompt | None, ...]
+    on_base: tuple[bool, ...] = ()
 
     @property
     def active(self) -> list[bool]:
@@ -52,6 +55,19 @@ class Guidance:
         if callable(self.alpha):
             return [True] * len(self.models)
         return [bool(column.any()) for column in self.alpha.T]
+
+    @property
+    def owners(self) -> list[Any]:
+        """The reward models at work, None in the place of those that are switched off."""
+        return [model if active else None for model, active in zip(self.models, self.active, strict=True)]
+
+    def shared_with(self, base: Any) -> SharedBackbone | None:
+        """The joint pass of the base and the reward models that can go through it; None where there are none."""
+        if not any(self.on_base):
+            return None
+        chosen = zip(self.on_base, self.active, self.prompts, strict=True)
+        arms = [index for index, (on_base, active, prompt) in enumerate(chosen) if on_base and active and prompt is None]
+        return shared_backbone(base, self.models, arms) if arms else None
 
     @property
     def batch_size(self) -> int | None:
@@ -90,6 +106,7 @@ class GuidedModel:
     _base: Any
     _guidance: Guidance
     _call: GuidedCall | None
+    _joint_call: Callable[..., Any] | None
     _forward_names: tuple[str, ...]
 
     # ------------------------------------------------------------------ scoring
@@ -114,9 +131,12 @@ class GuidedModel:
             raise ValueError("A guided model takes no `labels`: compute the loss from its `logits` (return_logprobs=True).")
         as_tuple = kwargs.pop("return_dict", None) is False
         reading = self._start_reading(kwargs)
-        outputs = self._base(**kwargs, return_dict=True)
+        if reading is None or reading.shared is None:
+            outputs, opinions = self._base(**kwargs, return_dict=True), {}
+        else:
+            outputs, opinions = reading.shared(self._joint_call or reading.shared.joint, **kwargs, return_dict=True)
         if reading is not None:
-            self._guide_outputs(outputs, reading)
+            self._guide_outputs(outputs, reading, opinions)
         if return_logprobs:
             outputs.logits = outputs.logits.float().log_softmax(-1)
         return outputs.to_tuple() if as_tuple else outputs
@@ -214,13 +234,18 @@ class GuidedModel:
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], mode: Any, *args: Any) -> Any:
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, mode, *args)  # type: ignore[misc]
         call = self._call
-        if call is None or not any(call.guidance.active):
+        if call is None:
             return result
         name = next((name for name in _CACHE_NAMES if model_kwargs.get(name) is not None), None)
         past = 0 if name is None else _past_length(model_kwargs[name])
+        if not any(call.guidance.active):
+            if name is not None and past:
+                _check_rows(model_kwargs[name], None)
+            return result
         self._place_prompt(generation_config, model_kwargs, past)
         if name is not None:
-            model_kwargs[name] = self._guided_cache(model_kwargs[name], past)
+            shared = call.guidance.shared_with(self._base) if takes_inputs(model_kwargs) else None
+            model_kwargs[name] = self._guided_cache(model_kwargs[name], past, shared)
         elif model_kwargs.get("use_cache", generation_config.use_cache) and not self._supports_default_dynamic_cache():  # type: ignore[attr-defined]
             raise ValueError(
                 f"{type(self).__name__} keeps a cache of its own kind, which guidance cannot follow. Pass `use_cache=False`."
@@ -242,17 +267,22 @@ class GuidedModel:
         known = getattr(generation_config, "_mask_length", length) if call.prompt_mask is None else call.prompt_mask.shape[1]
         call.prompt_length = length if known == length or past == 0 else past + length
 
-    def _guided_cache(self, cache: Any, past: int) -> Any:
+    def _guided_cache(self, cache: Any, past: int, shared: SharedBackbone | None) -> Any:
         """The given cache with the reward models' own, caught up with the `past` tokens in it."""
         call = self._call
         assert call is not None and call.prompt_ids is not None
-        if isinstance(cache, GuidedCache) and self._continues(cache):
-            readers, seen = cache.readers, cache.guided_length
+        owners = call.guidance.owners
+        if isinstance(cache, GuidedCache) and _same(cache.owners, owners) and not any(call.guidance.prompts):
+            readers, seen, shared = cache.readers, cache.guided_length, cache.shared
         else:
-            readers, seen = self._open_readers(use_cache=True), 0
+            # a cache with tokens in it has the base's rows alone
+            shared = None if past else shared
+            readers, seen = self._open_readers(True, shared), 0
+        if past:
+            _check_rows(cache, shared)
         if seen < past:
             missing = [r for r, prompt in zip(readers, call.guidance.prompts, strict=True) if r is not None and prompt is None]
-            if missing and call.prompt_ids.shape[1] != call.prompt_length:
+            if (missing or shared) and call.prompt_ids.shape[1] != call.prompt_length:
                 raise ValueError(
                     f"`past_key_values` holds {past} tokens, of which the reward models have read {seen}. Pass the whole text as `input_ids` "
                     "(with the cache, only what is new is computed for the base), or `reward_inputs=`."
@@ -260,16 +290,12 @@ class GuidedModel:
             ids = call.prompt_ids.repeat_interleave(call.expand, 0)[:, seen:past]
             for reader in missing:
                 reader.extend(ids, _columns(call.prompt_mask, seen, past))
-        return guided_cache(cache, readers, past)
+        return guided_cache(cache, readers, past, owners, shared)
 
-    def _continues(self, cache: GuidedCache) -> bool:
-        """Whether a cache that comes back from an earlier call belongs to the same reward models, still in step."""
-        call = self._call
-        assert call is not None
-        models = [m if active else None for m, active in zip(call.guidance.models, call.guidance.active, strict=True)]
-        known = [None if reader is None else reader.model for reader in cache.readers]
-        same = len(models) == len(known) and all(a is b for a, b in zip(models, known, strict=True))
-        return same and not any(call.guidance.prompts)
+    def _prepare_static_cache(self, *args: Any, batch_size: int, **kwargs: Any) -> Any:
+        """Stock's, with rows for every stream of a joint pass (it may allocate them at once)."""
+        shared = None if self._call is None else self._call.guidance.shared_with(self._base)
+        return super()._prepare_static_cache(*args, batch_size=batch_size * (shared.streams if shared else 1), **kwargs)  # type: ignore[misc]
 
     def _check_total_length(self, generation_config: Any) -> None:
         call = self._call
@@ -287,10 +313,11 @@ class GuidedModel:
         return past_key_values
 
     def get_compiled_call(self, compile_config: Any) -> Callable[..., Any]:
-        """The guided forward around the base's compiled forward; reward models run as they are."""
-        compiled = self._base.get_compiled_call(compile_config)
-        call = _stand_in(compiled, self._guidance, self._call, like=self._base)
-        return call.__call__
+        """The guided forward around the base's compiled forward, joint or alone; other reward models run as they are."""
+        shared = self._guidance.shared_with(self._base)
+        guided = _stand_in(self._base.get_compiled_call(compile_config), self._guidance, self._call, like=self._base)
+        guided.__dict__["_joint_call"] = shared.joint.get_compiled_call(compile_config) if shared else None
+        return guided.__call__
 
     def _end_ids(self, args: tuple, kwargs: dict[str, Any]) -> tuple[list[int], int | None]:
         """Ids that end a sequence and the id that pads it, as this call resolved them."""
@@ -308,12 +335,15 @@ class GuidedModel:
     def _is_encoder_decoder(self) -> bool:
         return bool(getattr(self.config, "is_encoder_decoder", False))  # type: ignore[attr-defined]
 
-    def _open_readers(self, use_cache: bool) -> list[RewardReader | None]:
+    def _open_readers(self, use_cache: bool, shared: SharedBackbone | None) -> list[RewardReader | None]:
+        """A reader for every reward model that is at work and does not go through the base's pass."""
         guidance = self._guidance
         expand = 1 if self._call is None else self._call.expand
         return [
-            RewardReader.open(model, use_cache, None if prompt is None else prompt.expanded(expand), self._vocab) if active else None
-            for model, prompt, active in zip(guidance.models, guidance.prompts, guidance.active, strict=True)
+            RewardReader.open(model, use_cache, None if prompt is None else prompt.expanded(expand), self._vocab)
+            if active and not (shared and index in shared.arms)
+            else None
+            for index, (model, prompt, active) in enumerate(zip(guidance.models, guidance.prompts, guidance.active, strict=True))
         ]
 
     def _start_reading(self, kwargs: dict[str, Any]) -> "_Reading | None":
@@ -321,20 +351,25 @@ class GuidedModel:
         if not any(self._guidance.active):
             return None
         ids = kwargs.get("decoder_input_ids" if self._is_encoder_decoder else "input_ids")
+        if ids is None and self._call is None:
+            raise ValueError("A guided forward needs ids: reward models cannot read the base's embeddings.")
+        count = ids.shape[1] if ids is not None else kwargs["inputs_embeds"].shape[1]
+        reading = self._open_reading(kwargs, count)
+        self._note(reading, ids, kwargs)
+        if isinstance(reading.cache, GuidedCache):
+            reading.cache.guided_length += count
+        return reading
+
+    def _open_reading(self, kwargs: dict[str, Any], count: int) -> "_Reading":
+        """Who reads this forward, from a guided cache where it has one, else from the start."""
         cache = next((kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
         if isinstance(cache, GuidedCache):
-            readers, start = cache.readers, cache.guided_length
-        else:
-            if cache is not None and _past_length(cache):
-                raise ValueError("`past_key_values` holds tokens that no reward model has read. Start from a guided forward's own cache.")
-            wants_cache = kwargs.get("use_cache", getattr(self.config, "use_cache", False))  # type: ignore[attr-defined]
-            readers, start = self._open_readers(use_cache=bool(wants_cache) and self._call is None), 0
-        count = ids.shape[1] if ids is not None else kwargs["inputs_embeds"].shape[1]
-        reading = _Reading(readers, cache, start, count)
-        self._note(reading, ids, kwargs)
-        if isinstance(cache, GuidedCache):
-            cache.guided_length += count
-        return reading
+            return _Reading(cache.readers, cache.shared, cache, cache.guided_length, count)
+        if cache is not None and _past_length(cache):
+            raise ValueError("`past_key_values` holds tokens that no reward model has read. Start from a guided forward's own cache.")
+        shared = self._guidance.shared_with(self._base) if takes_inputs(kwargs) else None
+        wants_cache = kwargs.get("use_cache", getattr(self.config, "use_cache", False))  # type: ignore[attr-defined]
+        return _Reading(self._open_readers(bool(wants_cache) and self._call is None, shared), shared, cache, 0, count)
 
     def _note(self, reading: "_Reading", ids: Tensor | None, kwargs: dict[str, Any]) -> None:
         call = self._call
@@ -359,22 +394,23 @@ class GuidedModel:
             size = self.__dict__["_vocab_size"] = vocab_size(self)
         return int(size)
 
-    def _guide_outputs(self, outputs: Any, reading: "_Reading") -> None:
+    def _guide_outputs(self, outputs: Any, reading: "_Reading", opinions: dict[int, Tensor]) -> None:
         """Put guided logits into the base's outputs, and the guided cache where the base made a plain one."""
         base_logits = outputs.logits
         kept, size = base_logits.shape[1], base_logits.shape[2]
         alphas = self._alphas(reading, kept, base_logits)
         # every forward is queued before any result is moved, so that devices work side by side
-        opinions = [
-            reader.logits(min(kept, useful)) if reader is not None and useful > 0 and _matters(alpha) else None
-            for reader, useful, alpha in zip(reading.readers, reading.useful, alphas, strict=True)
-        ]
-        logprobs = [None if o is None else _as_logprobs(o, base_logits.device, size, kept) for o in opinions]
+        for index, (reader, useful, alpha) in enumerate(zip(reading.readers, reading.useful, alphas, strict=True)):
+            if reader is not None and useful > 0 and _matters(alpha):
+                opinions[index] = reader.logits(min(kept, useful))
+        logprobs = [_as_logprobs(opinions[i], base_logits.device, size, kept) if i in opinions else None for i in range(len(alphas))]
         outputs.logits = combine(base_logits, logprobs, alphas)
         for name in _CACHE_NAMES:
             cache = outputs.get(name)
             if cache is not None and not isinstance(cache, GuidedCache) and self._call is None:
-                outputs[name] = guided_cache(cache, reading.readers, reading.start + reading.count)
+                outputs[name] = guided_cache(
+                    cache, reading.readers, reading.start + reading.count, self._guidance.owners, reading.shared
+                )
 
     def _alphas(self, reading: "_Reading", kept: int, like: Tensor) -> list[float | Tensor]:
         """Per reward model the alpha of the last `kept` positions: a float where all agree, else `(batch, kept | 1, 1)`."""
@@ -397,6 +433,7 @@ class _Reading:
     """One forward seen from the reward models: positions [start, start + count) of the base's text."""
 
     readers: list[RewardReader | None]
+    shared: SharedBackbone | None
     cache: Any
     start: int
     count: int
@@ -411,6 +448,20 @@ def _past_length(cache: Any) -> int:
         return int(cache.get_seq_length())
     except ValueError:
         return 0
+
+
+def _same(these: Sequence[Any], those: Sequence[Any]) -> bool:
+    return len(these) == len(those) and all(a is b for a, b in zip(these, those, strict=True))
+
+
+def _check_rows(cache: Any, shared: SharedBackbone | None) -> None:
+    """Refuse a cache with the rows of a joint pass that is not this call's."""
+    known = getattr(cache, "shared", None)
+    if known is not None and (shared is None or known.joint is not shared.joint):
+        raise ValueError(
+            "`past_key_values` comes from a call with other reward models on the base's weights, whose rows it holds. Pass the same "
+            "reward models, or the whole text without the cache."
+        )
 
 
 def _matters(alpha: float | Tensor) -> bool:
@@ -552,7 +603,7 @@ def _stand_in(base: Any, guidance: Guidance, call: GuidedCall | None, like: Any 
     fields = {key: value for key, value in like.__dict__.items() if key not in _INSTANCE_OVERRIDES}
     fields.update({hooks: OrderedDict() for hooks in _HOOKS}, _compiled_call_impl=None)
     # past nn.Module.__setattr__, which would register the base as a submodule of itself
-    guided.__dict__.update(fields, _base=base, _guidance=guidance, _call=call)
+    guided.__dict__.update(fields, _base=base, _guidance=guidance, _call=call, _joint_call=None)
     return guided
 
 
@@ -562,6 +613,7 @@ def guide(
     alpha: Alpha | None = None,
     reward_inputs: Any = None,
     *,
+    share_backbone: bool | None = None,
     tokenizer: Any = None,
     reward_tokenizers: Any = None,
 ) -> Any:
@@ -574,6 +626,8 @@ def guide(
             `step -> alpha`, `step` being the number of tokens generated so far. Negative steers away, 0 switches off.
             None: each reward model's own `config.alpha`, else 1.0.
         reward_inputs: prompts for the reward models (another template or language): an encoding for all or one per reward model.
+        share_backbone: run LoRA reward models on the base's own weights in one pass with it. None: where that is possible; True:
+            it must be; False: separate passes.
         tokenizer: the base's tokenizer, to compare vocabularies. By default those saved beside the models are compared.
         reward_tokenizers: the reward models' tokenizers, one or a list.
 
@@ -582,19 +636,36 @@ def guide(
 
     Raises:
         TypeError: something is no causal LM, or alpha no number.
-        ValueError: no reward models, an alpha that does not fit, vocabularies that disagree.
+        ValueError: no reward models, an alpha that does not fit, vocabularies that disagree, a backbone that cannot be shared.
     """
     base = _as_base(model)
     listed = list(reward_models) if isinstance(reward_models, (list, tuple)) else [reward_models]
     if not listed or listed == [None]:
         raise ValueError("`reward_models` is empty. Pass at least one reward model, or call the model's own generate().")
     models = tuple(as_reward_lm(item, f"reward_models[{index}]", base) for index, item in enumerate(listed))
+    if any(item is base for item in models) and has_adapters(base):
+        # a PEFT model put its adapter into this very base, which would reward itself: the base is what it was without
+        base = without_adapters(base)
     strengths = [default_alpha(item) for item in listed] if alpha is None else alpha
-    guidance = Guidance(models, _check_alpha(strengths, len(models)), as_reward_prompts(reward_inputs, len(models)))
+    guidance = Guidance(
+        models=models,
+        alpha=_check_alpha(strengths, len(models)),
+        prompts=as_reward_prompts(reward_inputs, len(models)),
+        on_base=tuple(_goes_with_base(base, item, index, share_backbone) for index, item in enumerate(models)),
+    )
     tokenizers = reward_tokenizers if isinstance(reward_tokenizers, (list, tuple)) else [reward_tokenizers] * len(models)
     for index, (reward_model, reward_tokenizer) in enumerate(zip(models, tokenizers, strict=True)):
         check_vocabularies(base, reward_model, f"reward_models[{index}]", tokenizer, reward_tokenizer)
     return _stand_in(base, guidance, None)
+
+
+def _goes_with_base(base: Any, model: Any, index: int, wanted: bool | None) -> bool:
+    if wanted is False:
+        return False
+    reason = why_not_shared(base, model)
+    if reason is not None and wanted:
+        raise ValueError(f"`share_backbone=True`, but reward_models[{index}] cannot go through the base's pass: {reason}.")
+    return reason is None
 
 
 def _as_base(model: Any) -> Any:

@@ -1,7 +1,7 @@
 """Guidance for loops that are not ours: a `LogitsProcessor` that sees only the ids so far and the base's scores.
 
-Such a loop never says which tokens are new, which were rolled back, or which row became which. All of it is read from the ids:
-the longest prefix that each row shares with a row of the call before tells what the reward models have read already.
+Such a loop never says which tokens are new, which were rolled back, or which row became which. All of it is read from
+the ids: the longest prefix that each row shares with a row of the call before is what the reward models have read.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,15 @@ from transformers.utils import logging
 
 from ..guidance import Alpha, as_alpha, combine
 from ..vocabulary import check_vocabularies
-from .guided_model import Guidance, _as_logprobs, _check_alpha, _columns, _columns_of, as_reward_prompts, check_reward_prompt
+from .guided_model import (
+    Guidance,
+    _as_logprobs,
+    _check_alpha,
+    _columns,
+    _columns_of,
+    as_reward_prompts,
+    check_reward_prompt,
+)
 from .reward_models import as_reward_lm, check_positions, default_alpha
 from .reward_reader import RewardReader
 
@@ -43,7 +51,7 @@ class _Follower:
     recorded: bool = False
 
     def roll_back(self, removed: int, keep: int) -> bool:
-        """Forget the last `removed` tokens of the text, so that `keep` are left. False: it cannot, and must read anew."""
+        """Forget the last `removed` tokens, so that `keep` are left. False: it cannot, and must read anew."""
         if self.floor is not None:
             if not self.recorded or keep < self.floor:
                 return False
@@ -72,9 +80,10 @@ class _Text:
 class GenARMLogitsProcessor(LogitsProcessor):
     """Adds `sum_i alpha_i log pi_i` to the scores of a base model (arXiv 2410.08193, eq. 9).
 
-    For custom loops and engines that take logits processors, with the tokens that `generate(reward_models=...)` gives. It follows
-    growing texts, rolled-back drafts, and rows that move, multiply or vanish. Give it the first place among the processors. It serves
-    one generation at a time; threads take a processor each. Reward models in training mode are put to `eval()`.
+    For custom loops and engines that take logits processors, with the tokens that `generate(reward_models=...)` gives.
+    It follows growing texts, rolled-back drafts, and rows that move, multiply or vanish. Put it first among the
+    processors. It serves one generation at a time; threads take a processor each. Reward models in training mode are
+    put to `eval()`.
 
     Args:
         reward_models: one or several, as in [`guide`].
@@ -82,20 +91,22 @@ class GenARMLogitsProcessor(LogitsProcessor):
             `attention_mask`'s columns, or else what the first call (after a [`reset`]) shows.
         attention_mask: `(batch, prompt)` of the left-padded prompts, 1 = token. None: no padding.
         reward_inputs: prompts of the reward models' own, as in [`guide`].
-        base: the base model, if it is at hand: its tokenizer is compared, and reward models given by name are loaded to its device.
+        base: the base model, if it is at hand: its tokenizer is compared, and reward models given by name are loaded to
+            its device.
         tokenizer: the base's tokenizer, to compare vocabularies with.
         reward_tokenizers: the reward models' tokenizers, one or a list.
-        renormalize: whether guided scores are returned as normalised log-probabilities, which beam search adds up. None: for the rows whose
-            scores are log-probabilities (`logsumexp` not above 0), as beam search passes them.
+        renormalize: whether guided scores are returned as normalised log-probabilities, which beam search adds up.
+            None: for the rows whose scores are log-probabilities (`logsumexp` not above 0), as beam search passes them.
 
     Raises:
         TypeError: something is no causal LM, or alpha no number.
-        ValueError: an alpha, mask or prompt that does not fit; when called, ids that do not fit these, or another vocabulary.
+        ValueError: an alpha, mask or prompt that does not fit; when called, ids that do not fit these, or another
+            vocabulary.
 
     Example:
     ```python
     >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> tiny = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    >>> tiny = LlamaConfig(vocab_size=32, hidden_size=64, intermediate_size=32, num_hidden_layers=1)
     >>> base, arm = LlamaForCausalLM(tiny).eval(), LlamaForCausalLM(tiny).eval()
     >>> processor = GenARMLogitsProcessor(arm, alpha=0.5)
     >>> ids = torch.tensor([[5, 6, 7]])
@@ -127,7 +138,9 @@ class GenARMLogitsProcessor(LogitsProcessor):
         home = SimpleNamespace(device=torch.get_default_device()) if base is None else base
         models = tuple(as_reward_lm(item, f"reward_models[{index}]", home) for index, item in enumerate(listed))
         strengths = [default_alpha(item) for item in listed] if alpha is None else alpha
-        self.guidance = Guidance(models, _check_alpha(strengths, len(models)), as_reward_prompts(reward_inputs, len(models)))
+        self.guidance = Guidance(
+            models, _check_alpha(strengths, len(models)), as_reward_prompts(reward_inputs, len(models))
+        )
         self.attention_mask = _check_mask(attention_mask, self.guidance)
         for index, (model, prompt) in enumerate(zip(models, self.guidance.prompts, strict=True)):
             if prompt is not None:
@@ -142,8 +155,8 @@ class GenARMLogitsProcessor(LogitsProcessor):
     def reset(self) -> None:
         """Forget the text.
 
-        A new prompt is recognised by itself, unless it continues the text before: then a callable alpha would count on, and
-        `reward_inputs` would not start again.
+        A new prompt is recognised by itself, unless it continues the text before: then a callable alpha would count on,
+        and `reward_inputs` would not start again.
         """
         self._text = None
 
@@ -152,7 +165,8 @@ class GenARMLogitsProcessor(LogitsProcessor):
         """Guide the choice of the next token.
 
         Args:
-            input_ids: `(rows, length)`, the whole text so far; rows are the batch, each perhaps repeated (beams, returned sequences).
+            input_ids: `(rows, length)`, the whole text so far; rows are the batch, each perhaps repeated (beams,
+                returned sequences).
             scores: `(rows, vocab)` of the base, logits or log-probabilities.
 
         Returns:
@@ -178,12 +192,14 @@ class GenARMLogitsProcessor(LogitsProcessor):
 
     def _check_call(self, ids: Tensor, scores: Tensor) -> None:
         if scores.ndim != 2 or len(scores) != len(ids):
-            raise ValueError(f"`scores` must be (rows, vocab) for {len(ids)} rows of `input_ids`, got {tuple(scores.shape)}.")
+            raise ValueError(
+                f"`scores` must be (rows, vocab) for {len(ids)} rows of `input_ids`, got {tuple(scores.shape)}."
+            )
         self._times(len(ids))
         if self.attention_mask is not None and ids.shape[1] < self.attention_mask.shape[1]:
             raise ValueError(
-                f"`attention_mask` is of prompts of {self.attention_mask.shape[1]} tokens, and `input_ids` have {ids.shape[1]}. "
-                "A processor with a mask serves one batch of prompts: make a new one for others."
+                f"`attention_mask` is of prompts of {self.attention_mask.shape[1]} tokens, and `input_ids` have "
+                f"{ids.shape[1]}. A processor with a mask serves one batch of prompts: make a new one for others."
             )
         if scores.shape[1] != self._vocab:
             self._check_vocabulary(scores.shape[1])
@@ -207,8 +223,8 @@ class GenARMLogitsProcessor(LogitsProcessor):
             return 1
         if rows % batch:
             raise ValueError(
-                f"`attention_mask`, `reward_inputs` or `alpha` is of a batch of {batch}, and `input_ids` have {rows} rows, which is no "
-                "multiple of it. A processor with one of these serves one batch of prompts: make a new one for others."
+                f"`attention_mask`, `reward_inputs` or `alpha` is of a batch of {batch}, and `input_ids` have {rows} "
+                "rows, no multiple of it. A processor with one of these serves one batch: make a new one for others."
             )
         return rows // batch
 
@@ -224,12 +240,15 @@ class GenARMLogitsProcessor(LogitsProcessor):
                     return text  # what was read behind it is kept, in case the draft is right
                 return self._continue(text, ids, parents, min(shared, ids.shape[1] - 1))
         prompt_length = ids.shape[1] if self.attention_mask is None else self.attention_mask.shape[1]
-        text = _Text(ids, prompt_length, [None] * len(self.guidance.models))
-        text.followers = [self._open(text, index) if active else None for index, active in enumerate(self.guidance.active)]
+        # a copy: loops may write into their ids
+        text = _Text(ids.clone(), prompt_length, [None] * len(self.guidance.models))
+        text.followers = [
+            self._open(text, index) if active else None for index, active in enumerate(self.guidance.active)
+        ]
         return text
 
     def _compare(self, ids: Tensor, old: Tensor) -> tuple[Tensor | None, int]:
-        """Each row's parent in `old` (None: all rows stayed where they were), and the length of the prefix that all share with theirs."""
+        """Each row's parent in `old` (None: all stayed in place), and how long a prefix all share with theirs."""
         length = min(ids.shape[1], old.shape[1])
         ids, old = ids[:, :length], old[:, :length].to(ids.device)
         if torch.equal(ids, old):
@@ -248,7 +267,7 @@ class GenARMLogitsProcessor(LogitsProcessor):
         """Go on from the first `keep` tokens of the parents' rows."""
         removed = text.ids.shape[1] - keep
         # the text before; the readers of reward models that cannot go back are opened anew on the new one
-        text.ids = ids
+        text.ids = ids.clone()
         text.opinions = {} if parents is not None else {n: o for n, o in text.opinions.items() if n <= keep}
         for index, follower in enumerate(text.followers):
             if follower is None:
@@ -303,7 +322,9 @@ class GenARMLogitsProcessor(LogitsProcessor):
         follower, prompt = text.followers[index], self.guidance.prompts[index]
         assert follower is not None
         prompt_length = text.prompt_length if prompt is None else prompt.ids.shape[1]
-        check_positions(self.guidance.models[index], f"reward_models[{index}]", prompt_length, length - text.prompt_length)
+        check_positions(
+            self.guidance.models[index], f"reward_models[{index}]", prompt_length, length - text.prompt_length
+        )
         logprobs = _as_logprobs(follower.reader.logits(1), scores.device, scores.shape[1], 1)
         if len(text.ids) == 1:
             text.opinions[length] = known | {index: logprobs}
@@ -326,11 +347,17 @@ def _check_mask(attention_mask: Tensor | None, guidance: Guidance) -> Tensor | N
     if attention_mask is None:
         return None
     if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2 or not attention_mask.numel():
-        raise TypeError("`attention_mask` must be a tensor (batch, prompt), 1 for tokens and 0 for padding, as the tokenizer returns it.")
+        raise TypeError(
+            "`attention_mask` must be a tensor (batch, prompt), 1 = token and 0 = padding, as the tokenizer returns it."
+        )
     if bool((attention_mask[:, -1] == 0).any()):
-        raise ValueError("`attention_mask` is padded on the right; the continuation must follow the text. Pad on the left.")
+        raise ValueError(
+            "`attention_mask` is padded on the right; the continuation must follow the text. Pad on the left."
+        )
     if guidance.batch_size not in (None, len(attention_mask)):
-        raise ValueError(f"`attention_mask` has {len(attention_mask)} rows, and `alpha` or `reward_inputs` {guidance.batch_size}.")
+        raise ValueError(
+            f"`attention_mask` has {len(attention_mask)} rows, and `alpha` or `reward_inputs` {guidance.batch_size}."
+        )
     return attention_mask
 
 
@@ -338,14 +365,18 @@ def _one_each(tokenizers: Any, arms: int) -> list[Any]:
     if not isinstance(tokenizers, (list, tuple)):
         return [tokenizers] * arms
     if len(tokenizers) != arms:
-        raise ValueError(f"`reward_tokenizers` must be one tokenizer, or one per reward model ({arms}); got {len(tokenizers)}.")
+        raise ValueError(
+            f"`reward_tokenizers` must be one tokenizer, or one per reward model ({arms}); got {len(tokenizers)}."
+        )
     return list(tokenizers)
 
 
 def _evaluate(models: tuple[Any, ...]) -> None:
     for index, model in enumerate(models):
         if any(module.training for module in model.modules()):
-            logger.warning(f"reward_models[{index}] is in training mode, and dropout would make rewards random: it is put to eval().")
+            logger.warning(
+                f"reward_models[{index}] is in training mode, where dropout makes rewards random: it is put to eval()."
+            )
             model.eval()
 
 
@@ -355,7 +386,7 @@ def _loses_nothing(cache: Any) -> bool:
 
 
 def _record_past(reader: RewardReader) -> bool:
-    """Make an empty cache keep what leaves its sliding window. False where it cannot (recurrent layers, transformers < 5.15)."""
+    """Make an empty cache keep what leaves its window. False where it cannot (recurrent, or transformers < 5.15)."""
     if not hasattr(reader.cache, "activate_past_recording"):
         return False
     try:

@@ -1,0 +1,301 @@
+"""Base and LoRA reward models on the same weights, in one forward pass.
+
+Decoding reads every weight once per token, and that reading is the cost. A LoRA reward model on the base's own weights
+needs no second read: base rows and reward rows go through each layer together, and only the low-rank terms differ.
+
+The pass runs on a second set of modules over the same tensors. It holds no state, the base's own modules are not touched, and its rows are
+ordered in streams: `[base | reward model 1 | reward model 2 | ...]`, each of `batch` rows.
+"""
+
+import copy
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters import share_weights
+
+# what stock generate() hands to a text model's forward; anything else might need rows repeated in a way not known here
+_ROWWISE = ("input_ids", "attention_mask")
+_KNOWN = frozenset(
+    {*_ROWWISE, "position_ids", "past_key_values", "use_cache", "logits_to_keep", "return_dict", "output_attentions", "output_hidden_states"}
+)
+
+
+class StreamedLoRA(nn.Module):
+    """A layer of the base and the low-rank terms that each reward stream adds to it.
+
+    Args:
+        layer: the base's linear layer (or GPT-2's transposed one).
+        terms: per reward stream `(down, up)` of shapes `(in, rank)` and `(rank, out)`, scaling included; None where it adds nothing.
+    """
+
+    def __init__(self, layer: nn.Module, terms: Sequence[tuple[Tensor, Tensor] | None]) -> None:
+        super().__init__()
+        self.layer, self.streams = layer, len(terms)
+        self.down, self.up = _stack(terms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows `(streams + 1) * batch` in, the same out; the first `batch` rows are the base's and get no term."""
+        output = self.layer(x)
+        base_rows = x.shape[0] // (self.streams + 1)
+        rewards = x[base_rows:].reshape(self.streams, -1, x.shape[-1])
+        # written into the layer's own fresh output: no copy of it is made
+        output[base_rows:].view(self.streams, -1, output.shape[-1]).baddbmm_(torch.bmm(rewards, self.down), self.up)
+        return output
+
+
+class StreamedEmbeddingLoRA(nn.Module):
+    """As [`StreamedLoRA`], for an embedding: `down` is looked up by id."""
+
+    def __init__(self, layer: nn.Module, terms: Sequence[tuple[Tensor, Tensor] | None]) -> None:
+        super().__init__()
+        self.layer, self.streams = layer, len(terms)
+        self.down, self.up = _stack(terms)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids `((streams + 1) * batch, length)` to embeddings."""
+        output = self.layer(ids)
+        base_rows = ids.shape[0] // (self.streams + 1)
+        for stream, rows in enumerate(ids[base_rows:].chunk(self.streams)):
+            start = base_rows * (stream + 1)
+            output[start : start + base_rows] += self.down[stream][rows] @ self.up[stream]
+        return output
+
+
+def _stack(terms: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
+    """Terms of different ranks as `(streams, in, rank)` and `(streams, rank, out)`, the smaller ones filled up with zeros."""
+    known = [term for term in terms if term is not None]
+    rank, (down, up) = max(term[0].shape[1] for term in known), known[0]
+    downs = down.new_zeros(len(terms), down.shape[0], rank)
+    ups = up.new_zeros(len(terms), rank, up.shape[1])
+    for stream, term in enumerate(terms):
+        if term is not None:
+            downs[stream, :, : term[0].shape[1]], ups[stream, : term[1].shape[0]] = term
+    return downs, ups
+
+
+class SharedRows:
+    """Mixed into the class of a cache that holds all streams' rows: what moves a row moves it in every stream."""
+
+    row_streams: int
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i of each stream becomes what its row `beam_idx[i]` was."""
+        super().reorder_cache(self._in_all_streams(beam_idx))  # type: ignore[misc]
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows of each stream."""
+        super().batch_select_indices(self._in_all_streams(indices))  # type: ignore[misc]
+
+    def _in_all_streams(self, indices: Tensor) -> Tensor:
+        batch = next(layer.keys for layer in self.layers if layer.is_initialized).shape[0] // self.row_streams  # type: ignore[attr-defined]
+        return torch.cat([indices + stream * batch for stream in range(self.row_streams)])
+
+
+@lru_cache(maxsize=32)
+def shared_rows_class(cache_class: type) -> type:
+    """The cache class whose rows come in streams."""
+    return type(cache_class.__name__, (SharedRows, cache_class), {"__module__": cache_class.__module__})
+
+
+class SharedBackbone:
+    """One pass for a base and reward models on its weights.
+
+    Attributes:
+        joint: the base's architecture over its own tensors, with every stream's low-rank terms.
+        arms: indices of the reward models it serves, in the order of their streams.
+    """
+
+    def __init__(self, joint: Any, arms: Sequence[int]) -> None:
+        self.joint, self.arms = joint, tuple(arms)
+
+    @property
+    def streams(self) -> int:
+        """Streams of rows: the base's and one per reward model."""
+        return len(self.arms) + 1
+
+    def __call__(self, forward: Any, **inputs: Any) -> tuple[Any, dict[int, Tensor]]:
+        """Run all streams.
+
+        Args:
+            forward: the joint model, or its compiled call.
+            **inputs: the base's own inputs, for `batch` rows.
+
+        Returns:
+            the base's outputs, and by index each reward model's logits `(batch, length, vocab)`.
+        """
+        batch = inputs["input_ids"].shape[0]
+        outputs = forward(**self._expand(inputs, batch))
+        base_logits, *rewards = outputs.logits.split(batch)
+        outputs.logits = base_logits
+        for name in ("attentions", "hidden_states"):
+            if outputs.get(name) is not None:
+                outputs[name] = tuple(None if rows is None else rows[:batch] for rows in outputs[name])
+        return outputs, dict(zip(self.arms, rewards, strict=True))
+
+    def _expand(self, inputs: dict[str, Any], batch: int) -> dict[str, Any]:
+        expanded = dict(inputs)
+        for name in _ROWWISE:
+            expanded[name] = self._repeat(inputs.get(name), batch)
+        positions = inputs.get("position_ids")
+        if positions is not None and positions.shape[0] == batch and batch > 1:
+            expanded["position_ids"] = self._repeat(positions, batch)
+        return {name: value for name, value in expanded.items() if value is not None}
+
+    def _repeat(self, value: Any, batch: int) -> Any:
+        if isinstance(value, dict):  # one mask per kind of layer
+            return {key: self._repeat(item, batch) for key, item in value.items()}
+        if isinstance(value, Tensor) and value.shape[0] == batch:
+            return value.repeat(self.streams, *[1] * (value.ndim - 1))
+        return value
+
+
+_bare: "WeakKeyDictionary[Any, Any]" = WeakKeyDictionary()
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether PEFT has put adapter layers into a model."""
+    return any(hasattr(module, "base_layer") for module in model.modules())
+
+
+def without_adapters(model: Any) -> Any:
+    """The model as it was before PEFT put adapters into it: other modules, the same tensors. Made once for a model."""
+    if model not in _bare:
+        memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        bare = copy.deepcopy(model, memo)
+        for name, module in list(bare.named_modules()):
+            if hasattr(module, "base_layer"):
+                bare.set_submodule(name, module.base_layer)
+        _bare[model] = bare
+    return _bare[model]
+
+
+_built: "WeakKeyDictionary[Any, dict[tuple, tuple]]" = WeakKeyDictionary()
+
+
+def shared_backbone(base: Any, models: Sequence[Any], arms: Sequence[int]) -> SharedBackbone:
+    """The joint pass of a base and some of its reward models, built once and kept as long as the base lives.
+
+    Args:
+        base: the base.
+        models: all reward models' causal LMs.
+        arms: which of them share the base's weights, see [`why_not_shared`].
+    """
+    key = tuple(id(models[arm]) for arm in arms)
+    versions = [p._version for arm in arms for name, p in models[arm].named_parameters() if "lora_" in name]
+    cache = _built.setdefault(base, {})
+    if key not in cache or cache[key][1] != versions:
+        # the models are kept beside, so that an id cannot come to mean another one
+        cache[key] = (_build(base, [models[arm] for arm in arms]), versions, [models[arm] for arm in arms])
+        while len(cache) > 4:
+            del cache[next(iter(cache))]
+    return SharedBackbone(cache[key][0], arms)
+
+
+@torch.no_grad()
+def _build(base: Any, arms: Sequence[Any]) -> Any:
+    joint = share_weights(base)
+    layers = [dict(_lora_layers(arm)) for arm in arms]
+    for name in sorted(set().union(*layers)):
+        terms = [_terms(found[name]) if name in found else None for found in layers]
+        layer = joint.get_submodule(name)
+        kind = StreamedEmbeddingLoRA if isinstance(layer, nn.Embedding) else StreamedLoRA
+        joint.set_submodule(name, kind(layer, terms))
+    return joint.requires_grad_(False).eval()
+
+
+def _lora_layers(arm: Any) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in arm.named_modules() if hasattr(module, "lora_A") and hasattr(module, "base_layer")]
+
+
+def _terms(layer: Any) -> tuple[Tensor, Tensor] | None:
+    """`(down, up)` of a LoRA layer's active adapters side by side, scaling included."""
+    downs, ups = [], []
+    for name in layer.active_adapters:
+        if name in layer.lora_A:
+            downs.append(layer.lora_A[name].weight.T)
+            ups.append(layer.lora_B[name].weight.T * layer.scaling[name])
+        elif name in layer.lora_embedding_A:
+            downs.append(layer.lora_embedding_A[name].T)
+            ups.append(layer.lora_embedding_B[name].T * layer.scaling[name])
+    return (torch.cat(downs, 1), torch.cat(ups, 0)) if downs else None
+
+
+def takes_inputs(inputs: dict[str, Any]) -> bool:
+    """Whether a forward's inputs are those of plain text, whose rows a joint pass knows how to repeat."""
+    return inputs.get("inputs_embeds") is None and all(
+        name in _KNOWN for name, value in inputs.items() if isinstance(value, Tensor) and value.ndim > 0
+    )
+
+
+def why_not_shared(base: Any, arm: Any) -> str | None:
+    """Why a reward model cannot go through the base's weights in one pass; None where it can.
+
+    Args:
+        base: the base.
+        arm: the reward model's causal LM.
+    """
+    return _unsuitable_base(base) or _unsuitable_arm(base, arm)
+
+
+def _unsuitable_base(base: Any) -> str | None:
+    if getattr(base.config, "is_encoder_decoder", False) or base.config.get_text_config() is not base.config:
+        return "the base is not a plain text decoder"
+    if getattr(base, "hf_quantizer", None) is not None:
+        return "the base is quantised"
+    if getattr(base, "_tp_size", None) not in (None, 1) or any(hasattr(module, "_hf_hook") for module in base.modules()):
+        return "the base is spread over devices or offloaded"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in base.modules()):
+        return "the base has forward hooks, which only its own forward runs"
+    if has_adapters(base):
+        return "the base has adapters of its own inside"
+    if str(getattr(base.config, "_attn_implementation", "")).startswith("flex"):
+        return "flex attention's block masks cannot be repeated over streams"
+    return None
+
+
+def _unsuitable_arm(base: Any, arm: Any) -> str | None:
+    layers = dict(_lora_layers(arm))
+    if not layers:
+        return "it has no LoRA layers"
+    for name, layer in layers.items():
+        reason = _unsuitable_layer(layer)
+        if reason:
+            return f"{name}: {reason}"
+    return _foreign_weight(base, arm, layers)
+
+
+def _unsuitable_layer(layer: Any) -> str | None:
+    if layer.merged:
+        return "its adapter is merged into the weights"
+    if layer.disable_adapters:
+        return "its adapter is disabled"
+    if getattr(layer, "lora_variant", None) or any(getattr(layer, "use_dora", {}).values()):
+        return "a LoRA variant (DoRA, ...) that is no sum of low-rank terms"
+    if any(getattr(layer, "lora_bias", {}).values()):
+        return "LoRA with a bias"
+    plain = (nn.Linear, nn.Embedding)
+    if type(layer.base_layer).__name__ != "Conv1D" and not isinstance(layer.base_layer, plain):
+        return f"LoRA on a {type(layer.base_layer).__name__}"
+    if type(layer.base_layer) is not nn.Embedding and isinstance(layer.base_layer, nn.Embedding):
+        return f"LoRA on a {type(layer.base_layer).__name__}"
+    dtype = layer.base_layer.weight.dtype
+    if any(p.dtype != dtype for name, p in layer.named_parameters() if "lora_" in name):
+        return f"its adapter has another dtype than the base's {dtype}"
+    return None
+
+
+def _foreign_weight(base: Any, arm: Any, layers: dict[str, Any]) -> str | None:
+    """Name of a weight that is not the base's own tensor."""
+    own = dict(base.named_parameters(remove_duplicate=False))
+    for name, parameter in arm.named_parameters(remove_duplicate=False):
+        if "lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        if plain not in own or own[plain].data_ptr() != parameter.data_ptr():
+            return f"{plain} is not the base's own tensor (attach the adapter with `base_model=`)"
+    return None

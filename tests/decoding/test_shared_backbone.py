@@ -1,0 +1,251 @@
+"""LoRA reward models on the base's weights: one pass equals separate passes, in every mode."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import set_seed
+
+import genarm_hf
+from genarm_hf.decoding.shared_backbone import why_not_shared
+
+from ..conftest import EOS, prompts, tiny
+from .reference import reference_greedy
+
+peft = pytest.importorskip("peft")
+
+GREEDY = {"max_new_tokens": 10, "do_sample": False}
+TARGETS = {
+    "llama": ["q_proj", "v_proj", "down_proj", "gate_proj"],
+    "qwen2": ["q_proj", "o_proj", "up_proj"],
+    "gpt2": ["c_attn", "c_fc"],
+    "mistral": ["q_proj", "k_proj", "down_proj"],
+    "gemma": ["q_proj", "v_proj", "o_proj"],
+}
+ROWS = torch.tensor([[0.9, -0.3], [0.0, 1.2], [0.4, 0.0]])
+MODES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "no cache": {"use_cache": False},
+    "static cache": {"cache_implementation": "static"},
+    "chunked prefill": {"prefill_chunk_size": 3},
+    "static and chunked": {"cache_implementation": "static", "prefill_chunk_size": 3},
+    "beams": {"num_beams": 3, "num_return_sequences": 2},
+    "samples": {"do_sample": True, "num_return_sequences": 2, "top_k": 0},
+    "beam sample": {"do_sample": True, "num_beams": 2, "top_k": 0},
+}
+
+
+def adapted(base: Any, seed: int, **changes: Any) -> Any:
+    """A LoRA reward model on the base's own tensors."""
+    from genarm_hf.adapters import share_weights
+
+    config = {"r": 2 + seed, "target_modules": TARGETS.get(base.config.model_type, TARGETS["gemma"]), "init_lora_weights": False} | changes
+    config["fan_in_fan_out"] = base.config.model_type == "gpt2"
+    torch.manual_seed(seed)
+    return peft.get_peft_model(share_weights(base), peft.LoraConfig(**config)).eval()
+
+
+def count_rows(module: Any) -> list[int]:
+    rows: list[int] = []
+    module.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[0]))
+    return rows
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", TARGETS)
+def test_one_pass_equals_separate_passes(kind: str, mode: str) -> None:
+    base = tiny(kind)
+    arms = [adapted(base, 1), adapted(base, 3)]
+    assert [why_not_shared(base, arm.get_base_model()) for arm in arms] == [None, None]
+    prompt, settings = prompts(3, 7, seed=2, padded=True), GREEDY | MODES[mode]
+    set_seed(0)
+    separate = base.generate(**prompt, reward_models=arms, alpha=ROWS, share_backbone=False, **settings)
+    set_seed(0)
+    assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=ROWS, share_backbone=True, **settings), separate)
+
+
+@pytest.mark.parametrize("mode", [{"prompt_lookup_num_tokens": 2}, {"assistant_model": "arm"}, {"assistant_model": "small"}])
+def test_speculation_in_one_pass(mode: dict[str, Any]) -> None:
+    base = tiny("llama")
+    arms = [adapted(base, 1), adapted(base, 3)]
+    prompt = prompts(1, 8)
+    assistants = {"arm": arms[0].get_base_model(), "small": tiny("llama", seed=9, num_hidden_layers=1)}
+    mode = {key: assistants.get(value, value) for key, value in mode.items()}
+    expected = reference_greedy(base, [arm.get_base_model() for arm in arms], [0.9, 0.4], prompt, 10, EOS)
+    assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=[0.9, 0.4], **GREEDY, **mode), expected)
+
+
+def test_it_is_taken_by_itself_and_runs_the_base_once() -> None:
+    base = tiny("llama")
+    arms = [adapted(base, 1), adapted(base, 3)]
+    guided = genarm_hf.guide(base, arms, [0.5, 0.5])
+    shared = guided._guidance.shared_with(base)
+    rows = count_rows(shared.joint.model.embed_tokens)
+    ran = [count_rows(model.get_input_embeddings()) for model in (base, *arms)]
+    guided.generate(**prompts(2, 6), eos_token_id=None, **GREEDY)
+    assert rows == [6] * 10 and ran == [[], [], []]
+
+
+def test_mixed_with_a_reward_model_of_its_own_weights() -> None:
+    base = tiny("llama")
+    arms = [tiny("gpt2", seed=4), adapted(base, 1), tiny("mistral", seed=5)]
+    prompt, alpha = prompts(2, 6, padded=True), [0.4, 0.8, -0.3]
+    inner = [arms[0], arms[1].get_base_model(), arms[2]]
+    expected = reference_greedy(base, inner, alpha, prompt, 10, EOS)
+    assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=alpha, **GREEDY), expected)
+
+
+def test_one_with_its_own_prompt_reads_by_itself() -> None:
+    base = tiny("llama")
+    arms, own = [adapted(base, 1), adapted(base, 3)], prompts(2, 9, seed=7, padded=True)
+    prompt = prompts(2, 6, padded=True)
+    expected = reference_greedy(base, [arm.get_base_model() for arm in arms], 0.7, prompt, 10, EOS, [None, own])
+    assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=0.7, reward_inputs=[None, own], **GREEDY), expected)
+
+
+def test_a_scheduled_alpha() -> None:
+    base = tiny("llama")
+    arm, prompt = adapted(base, 1), prompts(2, 6, padded=True)
+    schedule = lambda step: float(step % 2)  # noqa: E731
+    expected = reference_greedy(base, [arm.get_base_model()], schedule, prompt, 10, EOS)
+    assert torch.equal(base.generate(**prompt, reward_models=[arm], alpha=schedule, **GREEDY), expected)
+
+
+def test_lora_on_embeddings_and_head_and_with_rank_stabilisation() -> None:
+    base = tiny("llama")
+    arms = [adapted(base, 1, target_modules=["embed_tokens", "lm_head", "q_proj"]), adapted(base, 3, use_rslora=True)]
+    prompt = prompts(2, 6, padded=True)
+    expected = reference_greedy(base, [arm.get_base_model() for arm in arms], 0.7, prompt, 10, EOS)
+    assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=0.7, share_backbone=True, **GREEDY), expected)
+
+
+def test_an_adapter_inside_the_very_base_is_taken_out_of_it() -> None:
+    """`PeftModel(base)` changes the base in place; guiding that base by it means the base as it was."""
+    base, plain = tiny("llama"), tiny("llama")
+    torch.manual_seed(1)
+    arm = peft.get_peft_model(base, peft.LoraConfig(r=3, target_modules=TARGETS["llama"], init_lora_weights=False)).eval()
+    prompt = prompts(2, 6, padded=True)
+    before = base(**prompt).logits
+    expected = reference_greedy(plain, [base], 0.7, prompt, 10, EOS)
+    assert torch.equal(base.generate(**prompt, reward_models=[arm], alpha=0.7, **GREEDY), expected)
+    assert torch.equal(arm.generate(**prompt, reward_models=[arm], alpha=0.7, **GREEDY), expected)
+    assert torch.equal(base(**prompt).logits, before)
+
+
+def test_alpha_zero_and_unguided_calls_are_the_base_untouched() -> None:
+    base, plain = tiny("llama"), tiny("llama")
+    arm, prompt = adapted(base, 1), prompts(2, 6, padded=True)
+    modules = {name: id(module) for name, module in base.named_modules()}
+    guided = base.generate(**prompt, reward_models=[arm], alpha=0.7, **GREEDY)
+    expected = plain.generate(**prompt, **GREEDY)
+    assert torch.equal(base.generate(**prompt, **GREEDY), expected) and not torch.equal(guided, expected)
+    assert torch.equal(base.generate(**prompt, reward_models=[arm], alpha=0, **GREEDY), expected)
+    assert {name: id(module) for name, module in base.named_modules()} == modules
+
+
+def test_no_weight_is_held_twice() -> None:
+    base = tiny("llama")
+    arms = [adapted(base, 1), adapted(base, 3)]
+    joint = genarm_hf.guide(base, arms)._guidance.shared_with(base).joint
+    own = {parameter.data_ptr() for parameter in base.parameters()}
+    assert {parameter.data_ptr() for parameter in joint.parameters()} <= own
+
+
+def test_new_adapter_weights_are_seen() -> None:
+    base = tiny("llama")
+    arm, prompt = adapted(base, 1), prompts(2, 6, padded=True)
+    base.generate(**prompt, reward_models=[arm], alpha=0.9, **GREEDY)
+    with torch.no_grad():
+        for name, parameter in arm.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(-2)
+    expected = reference_greedy(base, [arm.get_base_model()], 0.9, prompt, 10, EOS)
+    assert torch.equal(base.generate(**prompt, reward_models=[arm], alpha=0.9, **GREEDY), expected)
+
+
+def test_a_conversation_goes_on_and_foreign_rows_are_refused() -> None:
+    base = tiny("llama")
+    arm, other, prompt = adapted(base, 1), adapted(base, 3), prompts(2, 6)
+    guided = {"reward_models": [arm], "alpha": 0.8, "do_sample": False, "eos_token_id": None}
+    first = base.generate(**prompt, **guided, max_new_tokens=4, return_dict_in_generate=True)
+    more = torch.cat([first.sequences, prompts(2, 3, seed=9)["input_ids"]], 1)
+    resumed = base.generate(more, **guided, max_new_tokens=6, past_key_values=first.past_key_values)
+    assert torch.equal(resumed, base.generate(more, **guided, max_new_tokens=6))
+    for change in ({"reward_models": [other]}, {"alpha": 0.0}, {"share_backbone": False, "reward_models": [tiny("gpt2")]}):
+        first = base.generate(**prompt, **guided, max_new_tokens=4, return_dict_in_generate=True)
+        with pytest.raises(ValueError, match="other reward models on the base's weights"):
+            base.generate(more, **guided | change, max_new_tokens=6, past_key_values=first.past_key_values)
+
+
+def test_forward_step_by_step_and_cache_operations() -> None:
+    base = tiny("llama")
+    arms = [adapted(base, 1), adapted(base, 3)]
+    guided, ids = genarm_hf.guide(base, arms, [0.7, 0.2]), prompts(3, 9)["input_ids"]
+    with torch.no_grad():
+        whole = guided(ids).logits
+        torch.testing.assert_close(genarm_hf.guide(base, arms, [0.7, 0.2], share_backbone=False)(ids).logits, whole, atol=1e-4, rtol=1e-4)
+        cache = guided(ids[:, :6], use_cache=True).past_key_values
+        cache.crop(-2)
+        cache.batch_select_indices(torch.tensor([2, 0]))
+        cache.reorder_cache(torch.tensor([1, 0]))
+        cache.batch_repeat_interleave(2)
+        rows = ids[[0, 2]].repeat_interleave(2, 0)
+        stepped = guided(input_ids=rows[:, 4:], past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(stepped, whole[[0, 2]].repeat_interleave(2, 0)[:, 4:], atol=1e-4, rtol=1e-4)
+
+
+def test_output_attentions_are_the_bases() -> None:
+    base = tiny("llama")
+    base.set_attn_implementation("eager")
+    arm, prompt = adapted(base, 1), prompts(2, 6)
+    settings = {"return_dict_in_generate": True, "output_attentions": True, "output_hidden_states": True, **GREEDY}
+    output = base.generate(**prompt, reward_models=[arm], alpha=0.5, **settings)
+    assert output.attentions[0][0].shape[0] == 2 and output.hidden_states[0][-1].shape[0] == 2
+
+
+def test_loading_with_base_model_shares_by_itself(tmp_path: Any) -> None:
+    base = tiny("llama")
+    base.save_pretrained(tmp_path / "base")
+    base.config._name_or_path = str(tmp_path / "base")
+    arm = adapted(base, 1)
+    genarm_hf.AutoregressiveRewardModel.from_backbone(arm).save_pretrained(tmp_path / "arm")
+    loaded = genarm_hf.AutoregressiveRewardModel.from_pretrained(tmp_path / "arm", base_model=base)
+    prompt = prompts(2, 6, padded=True)
+    output = base.generate(**prompt, reward_models=[loaded], alpha=0.8, share_backbone=True, **GREEDY)
+    assert torch.equal(output, base.generate(**prompt, reward_models=[arm], alpha=0.8, share_backbone=False, **GREEDY))
+
+
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"lora_bias": True}, "bias"),
+        ({"merge": True}, "merged"),
+        ({"dtype": torch.bfloat16}, "another dtype"),
+        ({"foreign": True}, "not the base's own tensor"),
+        ({"hook": True}, "forward hooks"),
+        ({"plain": True}, "no LoRA layers"),
+        ({"modules_to_save": ["lm_head"]}, "base's own tensor|ModulesToSave|LoRA"),
+    ],
+)
+def test_what_cannot_be_shared_falls_back_and_says_why(change: dict[str, Any], reason: str) -> None:
+    base = tiny("llama")
+    flags = {key: change.pop(key, None) for key in ("merge", "dtype", "foreign", "hook", "plain")}
+    home = tiny("llama") if flags["foreign"] else base
+    arm: Any = tiny("llama", seed=3) if flags["plain"] else adapted(home, 1, **change)
+    if flags["merge"]:
+        arm = adapted(tiny("llama"), 1)
+        arm.merge_adapter()
+    if flags["dtype"]:
+        for name, parameter in arm.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(flags["dtype"])
+    handle = base.register_forward_hook(lambda *_: None) if flags["hook"] else None
+    prompt, inner = prompts(2, 6, padded=True), arm.get_base_model() if hasattr(arm, "peft_config") else arm
+    expected = reference_greedy(base, [inner], 0.7, prompt, 10, EOS)
+    assert torch.equal(base.generate(**prompt, reward_models=[arm], alpha=0.7, **GREEDY), expected)
+    with pytest.raises(ValueError, match=f"`share_backbone=True`, but reward_models.0. cannot go through.*({reason})"):
+        base.generate(**prompt, reward_models=[arm], alpha=0.7, share_backbone=True, **GREEDY)
+    if handle is not None:
+        handle.remove()
