@@ -59,7 +59,7 @@ def as_alpha(alpha: Any, arms: int) -> Tensor:
 
 def _to_tensor(alpha: Any) -> Tensor:
     if isinstance(alpha, Tensor) and alpha.dtype != torch.bool and not alpha.is_complex():
-        return alpha.detach().to(torch.float32)
+        return alpha.detach().to("cpu", torch.float32)
     if isinstance(alpha, (Real, Sequence)) and not isinstance(alpha, (bool, str, bytes)) or hasattr(alpha, "__array__"):
         try:
             return torch.as_tensor(alpha).to(torch.float32)

@@ -26,7 +26,7 @@ class GenARMGenerationMixin(GenerationMixin):
                 share_backbone: whether LoRA reward models on the base's weights run in one pass with it (default: where possible).
                 reward_tokenizers: the reward models' tokenizers, to compare vocabularies with `tokenizer`.
         """
-        return _generate(super().generate, self, args, kwargs)
+        return generate_guided(super().generate, self, args, kwargs)
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Continuous batching, which refuses reward models instead of dropping them."""
@@ -43,7 +43,7 @@ def install() -> None:
 
     @functools.wraps(stock_generate)
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _generate(functools.partial(stock_generate, self), self, args, kwargs)
+        return generate_guided(functools.partial(stock_generate, self), self, args, kwargs)
 
     @functools.wraps(stock_batch)
     def generate_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +71,7 @@ def install_on_import() -> None:
         install()
 
 
-def _generate(stock: Any, model: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+def generate_guided(stock: Any, model: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     from_config = _configured(model, args, kwargs)
     if from_config is None and not any(name in kwargs for name in _ARGUMENTS):
         return stock(*args, **kwargs)  # nobody asks for guidance: nothing of ours is even imported

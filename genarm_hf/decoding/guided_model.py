@@ -9,7 +9,7 @@ import contextlib
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,83 +18,22 @@ from torch import Tensor, nn
 from transformers.generation import GenerationMode
 from transformers.utils import logging
 
-from ..guidance import Alpha, as_alpha, combine, token_logprobs
-from ..vocabulary import align, check_vocabularies, vocab_size
+from ..guidance import Alpha, token_logprobs
+from ..vocabulary import check_vocabularies, vocab_size
+from .call import GuidedCall, mask_columns
+from .guidance_plan import Guidance, check_alpha
 from .guided_cache import GuidedCache, guided_cache
-from .reward_models import as_reward_lm, check_positions, default_alpha
-from .reward_reader import RewardPrompt, RewardReader
-from .shared_backbone import SharedBackbone, has_adapters, shared_backbone, takes_inputs, why_not_shared, without_adapters
+from .reading import Reading
+from .reward_models import as_reward_lm, default_alpha
+from .reward_prompts import as_reward_prompts
+from .reward_reader import CACHE_NAMES, RewardReader
+from .shared_backbone import SharedBackbone, has_adapters, takes_inputs, why_not_shared, without_adapters
 
 logger = logging.get_logger(__name__)
 
-_CACHE_NAMES = ("past_key_values", "cache_params")
 # a stand-in runs none of the base's own hooks: the base does, when it is called
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called")
 _INSTANCE_OVERRIDES = ("forward", "_old_forward", "_hf_hook", "generate", "_compiled_call", "prepare_inputs_for_generation")
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Who guides and how strongly, checked and resolved.
-
-    Attributes:
-        models: the reward models' causal LMs.
-        alpha: `(1 | batch, arms)` float32, or a callable `step -> alpha`.
-        prompts: a prompt per reward model, None where it reads the base's.
-        on_base: which reward models are LoRA adapters on the base's own weights, to be run in one pass with it.
-    """
-
-    models: tuple[Any, ...]
-    alpha: Tensor | Callable[[int], Any]
-    prompts: tuple[RewardPrompt | None, ...]
-    on_base: tuple[bool, ...] = ()
-
-    @property
-    def active(self) -> list[bool]:
-        """Which reward models can matter at all: those whose alpha is not zero in every row."""
-        if callable(self.alpha):
-            return [True] * len(self.models)
-        return [bool(column.any()) for column in self.alpha.T]
-
-    @property
-    def owners(self) -> list[Any]:
-        """The reward models at work, None in the place of those that are switched off."""
-        return [model if active else None for model, active in zip(self.models, self.active, strict=True)]
-
-    def shared_with(self, base: Any) -> SharedBackbone | None:
-        """The joint pass of the base and the reward models that can go through it; None where there are none."""
-        if not any(self.on_base):
-            return None
-        chosen = zip(self.on_base, self.active, self.prompts, strict=True)
-        arms = [index for index, (on_base, active, prompt) in enumerate(chosen) if on_base and active and prompt is None]
-        return shared_backbone(base, self.models, arms) if arms else None
-
-    @property
-    def batch_size(self) -> int | None:
-        """Rows that alpha or the reward prompts are made for; None where any number fits."""
-        sizes = [prompt.ids.shape[0] for prompt in self.prompts if prompt is not None]
-        if isinstance(self.alpha, Tensor) and self.alpha.shape[0] > 1:
-            sizes.append(self.alpha.shape[0])
-        return sizes[0] if sizes else None
-
-
-@dataclass
-class GuidedCall:
-    """State of one `generate()` call, in the positions of the base's text.
-
-    Attributes:
-        guidance: who guides, for the unexpanded batch.
-        expand: how often each row was repeated (beams, returned sequences).
-        prompt_length: tokens of the base's prompt.
-        prompt_ids: `(batch, ids)` the prompt's ids, unexpanded; fewer than `prompt_length` where a cache or embeddings hold the rest.
-        prompt_mask: `(batch, prompt_length)` expanded, None without padding.
-    """
-
-    guidance: Guidance
-    expand: int = 1
-    prompt_length: int = 0
-    prompt_ids: Tensor | None = None
-    prompt_mask: Tensor | None = None
 
 
 class GuidedModel:
@@ -136,7 +75,9 @@ class GuidedModel:
         else:
             outputs, opinions = reading.shared(self._joint_call or reading.shared.joint, **kwargs, return_dict=True)
         if reading is not None:
-            self._guide_outputs(outputs, reading, opinions)
+            outputs.logits = reading.guide(outputs.logits, opinions)
+            if self._call is None:
+                self._keep_caches(outputs, reading)
         if return_logprobs:
             outputs.logits = outputs.logits.float().log_softmax(-1)
         return outputs.to_tuple() if as_tuple else outputs
@@ -177,7 +118,7 @@ class GuidedModel:
         """
         guidance = self._guidance
         if alpha is not None:
-            guidance = replace(guidance, alpha=_check_alpha(alpha, len(guidance.models)))
+            guidance = replace(guidance, alpha=check_alpha(alpha, len(guidance.models)))
         if reward_inputs is not None:
             guidance = replace(guidance, prompts=as_reward_prompts(reward_inputs, len(guidance.models)))
         if output_rewards:
@@ -192,35 +133,16 @@ class GuidedModel:
         return outputs
 
     def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_model_inputs(*args, **kwargs)  # type: ignore[misc]
+        inputs, name, model_kwargs = super()._prepare_model_inputs(*args, **kwargs)  # type: ignore[misc]
         if self._call is not None:
-            self._check_batch(prepared[0], prepared[1], prepared[2])
-        return prepared
-
-    def _check_batch(self, inputs: Tensor, name: str, model_kwargs: dict[str, Any]) -> None:
-        """The last look before any model runs: rows and lengths."""
-        call = self._call
-        assert call is not None
-        guidance = call.guidance
-        if guidance.batch_size is not None and guidance.batch_size != inputs.shape[0]:
-            raise ValueError(
-                f"`alpha` or `reward_inputs` is made for a batch of {guidance.batch_size}, and the inputs have {inputs.shape[0]} rows. "
-                "Give one row per prompt; beams and returned sequences are expanded by themselves."
-            )
-        ids = inputs if name == "input_ids" else model_kwargs.get("input_ids")
-        embeds_only = name == "inputs_embeds" and (ids is None or ids.shape[1] == 0)
-        decoder_ids = model_kwargs.get("decoder_input_ids") if self._is_encoder_decoder else ids
-        for index, (model, prompt, active) in enumerate(zip(guidance.models, guidance.prompts, guidance.active, strict=True)):
-            if not active:
-                continue
-            if prompt is None and embeds_only:
-                raise ValueError(
-                    f"The prompt is given as `inputs_embeds`, which reward_models[{index}] cannot read. Pass its text as `reward_inputs=`."
-                )
-            if prompt is not None:
-                check_reward_prompt(prompt, model, index)
-            length = prompt.ids.shape[1] if prompt is not None else 1 if decoder_ids is None else decoder_ids.shape[1]
-            check_positions(model, f"reward_models[{index}]", length)
+            ids = inputs if name == "input_ids" else model_kwargs.get("input_ids")
+            if self._is_encoder_decoder:
+                decoder_ids = model_kwargs.get("decoder_input_ids")
+                length = 1 if decoder_ids is None else decoder_ids.shape[1]
+            else:
+                length = None if ids is None or not ids.shape[1] else ids.shape[1]
+            self._call.check_inputs(inputs.shape[0], length)
+        return inputs, name, model_kwargs
 
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         call = self._call
@@ -236,43 +158,27 @@ class GuidedModel:
         call = self._call
         if call is None:
             return result
-        name = next((name for name in _CACHE_NAMES if model_kwargs.get(name) is not None), None)
+        name = next((name for name in CACHE_NAMES if model_kwargs.get(name) is not None), None)
         past = 0 if name is None else _past_length(model_kwargs[name])
+        if past and not any(call.guidance.active):
+            _check_rows(model_kwargs[name], None)
         if not any(call.guidance.active):
-            if name is not None and past:
-                _check_rows(model_kwargs[name], None)
             return result
-        self._place_prompt(generation_config, model_kwargs, past)
+        if name is None and generation_config.use_cache and not self._supports_default_dynamic_cache():  # type: ignore[attr-defined]
+            raise ValueError(f"{type(self).__name__} keeps a cache of its own kind, which guidance cannot follow. Pass `use_cache=False`.")
+        call.place_prompt(generation_config, None if self._is_encoder_decoder else model_kwargs.get("inputs_embeds"), past)
+        call.check_total_length(generation_config.max_length)
         if name is not None:
             shared = call.guidance.shared_with(self._base) if takes_inputs(model_kwargs) else None
-            model_kwargs[name] = self._guided_cache(model_kwargs[name], past, shared)
-        elif model_kwargs.get("use_cache", generation_config.use_cache) and not self._supports_default_dynamic_cache():  # type: ignore[attr-defined]
-            raise ValueError(
-                f"{type(self).__name__} keeps a cache of its own kind, which guidance cannot follow. Pass `use_cache=False`."
-            )
-        self._check_total_length(generation_config)
-        if name is not None and (generation_config.is_assistant or mode == GenerationMode.ASSISTED_GENERATION):
-            model_kwargs[name].record_past()
+            model_kwargs[name] = self._guided_cache(call, model_kwargs[name], past, shared)
+            if generation_config.is_assistant or mode == GenerationMode.ASSISTED_GENERATION:
+                model_kwargs[name].record_past()
         return result
 
-    def _place_prompt(self, generation_config: Any, model_kwargs: dict[str, Any], past: int) -> None:
-        """Where the prompt ends: ids may be the whole text, or only what is new behind a cache of `past` tokens."""
-        call = self._call
-        assert call is not None and call.prompt_ids is not None
-        length = call.prompt_ids.shape[1]
-        embeds = model_kwargs.get("inputs_embeds")
-        if embeds is not None and not self._is_encoder_decoder:
-            call.prompt_length = embeds.shape[1]
-            return
-        known = getattr(generation_config, "_mask_length", length) if call.prompt_mask is None else call.prompt_mask.shape[1]
-        call.prompt_length = length if known == length or past == 0 else past + length
-
-    def _guided_cache(self, cache: Any, past: int, shared: SharedBackbone | None) -> Any:
+    def _guided_cache(self, call: GuidedCall, cache: Any, past: int, shared: SharedBackbone | None) -> Any:
         """The given cache with the reward models' own, caught up with the `past` tokens in it."""
-        call = self._call
-        assert call is not None and call.prompt_ids is not None
-        owners = call.guidance.owners
-        if isinstance(cache, GuidedCache) and _same(cache.owners, owners) and not any(call.guidance.prompts):
+        owners, prompts = call.guidance.owners, call.guidance.prompts
+        if isinstance(cache, GuidedCache) and _same(cache.owners, owners) and not any(prompts):
             readers, seen, shared = cache.readers, cache.guided_length, cache.shared
         else:
             # a cache with tokens in it has the base's rows alone
@@ -280,33 +186,15 @@ class GuidedModel:
             readers, seen = self._open_readers(True, shared), 0
         if past:
             _check_rows(cache, shared)
-        if seen < past:
-            missing = [r for r, prompt in zip(readers, call.guidance.prompts, strict=True) if r is not None and prompt is None]
-            if (missing or shared) and call.prompt_ids.shape[1] != call.prompt_length:
-                raise ValueError(
-                    f"`past_key_values` holds {past} tokens, of which the reward models have read {seen}. Pass the whole text as `input_ids` "
-                    "(with the cache, only what is new is computed for the base), or `reward_inputs=`."
-                )
-            ids = call.prompt_ids.repeat_interleave(call.expand, 0)[:, seen:past]
-            for reader in missing:
-                reader.extend(ids, _columns(call.prompt_mask, seen, past))
+        behind = [r for r, prompt in zip(readers, prompts, strict=True) if r is not None and prompt is None] if seen < past else []
+        for reader in behind:
+            reader.extend(call.past_ids(seen, past), mask_columns(call.prompt_mask, seen, past))
         return guided_cache(cache, readers, past, owners, shared)
 
     def _prepare_static_cache(self, *args: Any, batch_size: int, **kwargs: Any) -> Any:
         """Stock's, with rows for every stream of a joint pass (it may allocate them at once)."""
         shared = None if self._call is None else self._call.guidance.shared_with(self._base)
         return super()._prepare_static_cache(*args, batch_size=batch_size * (shared.streams if shared else 1), **kwargs)  # type: ignore[misc]
-
-    def _check_total_length(self, generation_config: Any) -> None:
-        call = self._call
-        assert call is not None and call.prompt_ids is not None
-        new_tokens = generation_config.max_length - call.prompt_ids.shape[1]
-        for index, (model, prompt, active) in enumerate(
-            zip(call.guidance.models, call.guidance.prompts, call.guidance.active, strict=True)
-        ):
-            if active:
-                length = call.prompt_length if prompt is None else prompt.ids.shape[1]
-                check_positions(model, f"reward_models[{index}]", length, new_tokens)
 
     def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
         past_key_values.reorder_cache(beam_idx)
@@ -346,46 +234,40 @@ class GuidedModel:
             for index, (model, prompt, active) in enumerate(zip(guidance.models, guidance.prompts, guidance.active, strict=True))
         ]
 
-    def _start_reading(self, kwargs: dict[str, Any]) -> "_Reading | None":
+    def _start_reading(self, kwargs: dict[str, Any]) -> Reading | None:
         """Note this forward's new tokens for the reward models; None where none of them guides."""
         if not any(self._guidance.active):
             return None
         ids = kwargs.get("decoder_input_ids" if self._is_encoder_decoder else "input_ids")
         if ids is None and self._call is None:
             raise ValueError("A guided forward needs ids: reward models cannot read the base's embeddings.")
-        count = ids.shape[1] if ids is not None else kwargs["inputs_embeds"].shape[1]
-        reading = self._open_reading(kwargs, count)
-        self._note(reading, ids, kwargs)
-        if isinstance(reading.cache, GuidedCache):
-            reading.cache.guided_length += count
+        reading = self._open_reading(kwargs, ids.shape[1] if ids is not None else kwargs["inputs_embeds"].shape[1])
+        key = "decoder_attention_mask" if self._is_encoder_decoder else "attention_mask"
+        mask = kwargs.get(key) if self._call is None else self._call.prompt_mask
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            raise ValueError(f"A guided model needs a 2-D `{key}` (batch, length): each reward model builds its own from it.")
+        reading.note(ids, mask)
         return reading
 
-    def _open_reading(self, kwargs: dict[str, Any], count: int) -> "_Reading":
+    def _open_reading(self, kwargs: dict[str, Any], count: int) -> Reading:
         """Who reads this forward, from a guided cache where it has one, else from the start."""
-        cache = next((kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
+        cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
         if isinstance(cache, GuidedCache):
-            return _Reading(cache.readers, cache.shared, cache, cache.guided_length, count)
+            start, cache.guided_length = cache.guided_length, cache.guided_length + count
+            return Reading(self._guidance, self._call, cache.readers, cache.shared, start, count)
         if cache is not None and _past_length(cache):
             raise ValueError("`past_key_values` holds tokens that no reward model has read. Start from a guided forward's own cache.")
         shared = self._guidance.shared_with(self._base) if takes_inputs(kwargs) else None
         wants_cache = kwargs.get("use_cache", getattr(self.config, "use_cache", False))  # type: ignore[attr-defined]
-        return _Reading(self._open_readers(bool(wants_cache) and self._call is None, shared), shared, cache, 0, count)
+        readers = self._open_readers(bool(wants_cache) and self._call is None, shared)
+        return Reading(self._guidance, self._call, readers, shared, 0, count)
 
-    def _note(self, reading: "_Reading", ids: Tensor | None, kwargs: dict[str, Any]) -> None:
-        call = self._call
-        key = "decoder_attention_mask" if self._is_encoder_decoder else "attention_mask"
-        mask = kwargs.get(key) if call is None else call.prompt_mask
-        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
-            raise ValueError(f"A guided model needs a 2-D `{key}` (batch, length): each reward model builds its own from it.")
-        columns = _columns(mask, reading.start, reading.start + reading.count)
-        prompt_length = 0 if call is None else call.prompt_length
-        for reader, prompt in zip(reading.readers, self._guidance.prompts, strict=True):
-            # a reward model with its own prompt reads the continuation alone
-            skipped = 0 if prompt is None else min(max(prompt_length - reading.start, 0), reading.count)
-            unfinished = prompt is not None and prompt_length > reading.start + reading.count
-            reading.useful.append(0 if unfinished else reading.count - skipped + (prompt is not None))
-            if reader is not None and ids is not None and skipped < reading.count:
-                reader.extend(ids[:, skipped:], None if columns is None else columns[:, skipped:])
+    def _keep_caches(self, outputs: Any, reading: Reading) -> None:
+        """Outside of generate(), the reward models' caches ride on the one that the base made."""
+        for name in CACHE_NAMES:
+            cache = outputs.get(name)
+            if cache is not None and not isinstance(cache, GuidedCache):
+                outputs[name] = guided_cache(cache, reading.readers, reading.end, self._guidance.owners, reading.shared)
 
     @property
     def _vocab(self) -> int:
@@ -394,52 +276,18 @@ class GuidedModel:
             size = self.__dict__["_vocab_size"] = vocab_size(self)
         return int(size)
 
-    def _guide_outputs(self, outputs: Any, reading: "_Reading", opinions: dict[int, Tensor]) -> None:
-        """Put guided logits into the base's outputs, and the guided cache where the base made a plain one."""
-        base_logits = outputs.logits
-        kept, size = base_logits.shape[1], base_logits.shape[2]
-        alphas = self._alphas(reading, kept, base_logits)
-        # every forward is queued before any result is moved, so that devices work side by side
-        for index, (reader, useful, alpha) in enumerate(zip(reading.readers, reading.useful, alphas, strict=True)):
-            if reader is not None and useful > 0 and _matters(alpha):
-                opinions[index] = reader.logits(min(kept, useful))
-        logprobs = [_as_logprobs(opinions[i], base_logits.device, size, kept) if i in opinions else None for i in range(len(alphas))]
-        outputs.logits = combine(base_logits, logprobs, alphas)
-        for name in _CACHE_NAMES:
-            cache = outputs.get(name)
-            if cache is not None and not isinstance(cache, GuidedCache) and self._call is None:
-                outputs[name] = guided_cache(
-                    cache, reading.readers, reading.start + reading.count, self._guidance.owners, reading.shared
-                )
 
-    def _alphas(self, reading: "_Reading", kept: int, like: Tensor) -> list[float | Tensor]:
-        """Per reward model the alpha of the last `kept` positions: a float where all agree, else `(batch, kept | 1, 1)`."""
-        call, alpha = self._call, self._guidance.alpha
-        expand = 1 if call is None else call.expand
-        if not callable(alpha):
-            columns = self.__dict__.get("_alpha_columns")
-            if columns is None or columns[0] != like.device:
-                columns = self.__dict__["_alpha_columns"] = (like.device, _columns_of(alpha[:, None], expand, like.device))
-            return columns[1]
-        prompt_length = 1 if call is None else call.prompt_length
-        end = reading.start + reading.count
-        steps = [max(position + 1 - prompt_length, 0) for position in range(end - kept, end)]
-        values = [as_alpha(alpha(step), len(self._guidance.models)) for step in steps]
-        return _columns_of(torch.stack(torch.broadcast_tensors(*values), 1), expand, like.device)
+def _generation_config(args: tuple, kwargs: dict[str, Any]) -> Any:
+    return kwargs.get("generation_config", args[1] if len(args) > 1 else None)
 
 
-@dataclass
-class _Reading:
-    """One forward seen from the reward models: positions [start, start + count) of the base's text."""
-
-    readers: list[RewardReader | None]
-    shared: SharedBackbone | None
-    cache: Any
-    start: int
-    count: int
-
-    def __post_init__(self) -> None:
-        self.useful: list[int] = []  # per reward model, how many of the last positions it has an opinion on
+def _require_dict(model: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    configs = (_generation_config(args, kwargs), model.generation_config)
+    asked = kwargs.get("return_dict_in_generate")
+    if asked is None:
+        asked = any(getattr(config, "return_dict_in_generate", None) for config in configs)
+    if not asked:
+        raise ValueError("`output_rewards=True` needs `return_dict_in_generate=True`: a plain tensor has no place for `rewards`.")
 
 
 def _past_length(cache: Any) -> int:
@@ -462,107 +310,6 @@ def _check_rows(cache: Any, shared: SharedBackbone | None) -> None:
             "`past_key_values` comes from a call with other reward models on the base's weights, whose rows it holds. Pass the same "
             "reward models, or the whole text without the cache."
         )
-
-
-def _matters(alpha: float | Tensor) -> bool:
-    return isinstance(alpha, Tensor) or alpha != 0
-
-
-def _columns(mask: Tensor | None, start: int, end: int) -> Tensor | None:
-    """Columns [start, end) of a mask that is 1 behind its end."""
-    if mask is None:
-        return None
-    known = mask[:, start:end]
-    return torch.nn.functional.pad(known, (0, end - start - known.shape[1]), value=1)
-
-
-def _columns_of(alpha: Tensor, expand: int, device: torch.device) -> list[float | Tensor]:
-    """Split `(batch, positions, arms)` by reward model; a column of one value becomes a float."""
-    columns: list[float | Tensor] = []
-    for column in alpha.unbind(-1):
-        first = column.flatten()[0]
-        if bool((column == first).all()):
-            columns.append(float(first))
-        else:
-            columns.append(column.repeat_interleave(expand, 0)[..., None].to(device))
-    return columns
-
-
-def _as_logprobs(logits: Tensor, device: torch.device, size: int, kept: int) -> Tensor:
-    """Log-probabilities `(batch, kept, size)` on the base's device; positions without an opinion are 0."""
-    logprobs = align(logits.to(device, non_blocking=True).float().log_softmax(-1), size)
-    missing = kept - logprobs.shape[1]
-    return torch.nn.functional.pad(logprobs, (0, 0, missing, 0)) if missing else logprobs
-
-
-def _check_alpha(alpha: Alpha, arms: int) -> Tensor | Callable[[int], Any]:
-    """Alpha in its one shape; a callable is tried once, so that it cannot fail in the middle of a generation for its type."""
-    if not callable(alpha) or isinstance(alpha, Tensor):
-        return as_alpha(alpha, arms)
-    as_alpha(alpha(0), arms)
-    return alpha
-
-
-def as_reward_prompts(reward_inputs: Any, arms: int) -> tuple[RewardPrompt | None, ...]:
-    """`reward_inputs` as one prompt per reward model.
-
-    Args:
-        reward_inputs: a `BatchEncoding` (or mapping with `input_ids` and perhaps `attention_mask`, or a tensor of ids) for
-            all reward models, a sequence of one per reward model (None: reads the base's prompt), or None.
-        arms: how many reward models there are.
-
-    Raises:
-        ValueError: wrong number, or prompts of different batch sizes.
-        TypeError: something else was given.
-    """
-    if reward_inputs is None:
-        return (None,) * arms
-    if isinstance(reward_inputs, (list, tuple)):
-        if len(reward_inputs) != arms:
-            raise ValueError(f"`reward_inputs` must be one encoding, or one per reward model ({arms}); got {len(reward_inputs)}.")
-        prompts = tuple(None if item is None else _reward_prompt(item) for item in reward_inputs)
-    else:
-        prompts = (_reward_prompt(reward_inputs),) * arms
-    sizes = {prompt.ids.shape[0] for prompt in prompts if prompt is not None}
-    if len(sizes) > 1:
-        raise ValueError(f"`reward_inputs` must all have the same batch size, got {sorted(sizes)}.")
-    return prompts
-
-
-def _reward_prompt(item: Any) -> RewardPrompt:
-    ids = item if isinstance(item, Tensor) else item.get("input_ids") if hasattr(item, "get") else None
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] == 0:
-        raise TypeError(
-            "`reward_inputs` must hold `input_ids` of shape (batch, length): pass `tokenizer(texts, return_tensors='pt', padding=True, "
-            f"padding_side='left')`. Got {type(item).__name__}."
-        )
-    mask = None if isinstance(item, Tensor) else item.get("attention_mask")
-    if mask is not None and bool((mask[:, -1] == 0).any()):
-        raise ValueError("`reward_inputs` are padded on the right; the continuation must follow the text. Pad on the left.")
-    return RewardPrompt(ids, torch.ones_like(ids) if mask is None else mask)
-
-
-def check_reward_prompt(prompt: RewardPrompt, model: Any, index: int) -> None:
-    """Refuse a reward prompt with ids that its reward model does not have: it was made by another tokenizer."""
-    largest, size = int(prompt.ids.max()), vocab_size(model)
-    if largest >= size:
-        raise ValueError(
-            f"`reward_inputs` for reward_models[{index}] holds id {largest}, and the model has {size} tokens. Encode the text with the "
-            "reward model's own tokenizer."
-        )
-
-
-def _generation_config(args: tuple, kwargs: dict[str, Any]) -> Any:
-    return kwargs.get("generation_config", args[1] if len(args) > 1 else None)
-
-
-def _require_dict(model: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-    configs = (_generation_config(args, kwargs), model.generation_config)
-    asked = kwargs.get("return_dict_in_generate")
-    if asked is None:
-        asked = any(getattr(config, "return_dict_in_generate", None) for config in configs)
-    if not asked:
-        raise ValueError("`output_rewards=True` needs `return_dict_in_generate=True`: a plain tensor has no place for `rewards`.")
 
 
 @contextlib.contextmanager
@@ -649,7 +396,7 @@ def guide(
     strengths = [default_alpha(item) for item in listed] if alpha is None else alpha
     guidance = Guidance(
         models=models,
-        alpha=_check_alpha(strengths, len(models)),
+        alpha=check_alpha(strengths, len(models)),
         prompts=as_reward_prompts(reward_inputs, len(models)),
         on_base=tuple(_goes_with_base(base, item, index, share_backbone) for index, item in enumerate(models)),
     )

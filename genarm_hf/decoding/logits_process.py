@@ -16,16 +16,11 @@ from transformers.utils import logging
 
 from ..guidance import Alpha, as_alpha, combine
 from ..vocabulary import check_vocabularies
-from .guided_model import (
-    Guidance,
-    _as_logprobs,
-    _check_alpha,
-    _columns,
-    _columns_of,
-    as_reward_prompts,
-    check_reward_prompt,
-)
+from .call import mask_columns
+from .guidance_plan import Guidance, alpha_columns, check_alpha
+from .reading import as_logprobs
 from .reward_models import as_reward_lm, check_positions, default_alpha
+from .reward_prompts import as_reward_prompts, check_reward_prompt
 from .reward_reader import RewardReader
 
 logger = logging.get_logger(__name__)
@@ -68,13 +63,13 @@ class _Text:
         ids: `(rows, length)` noted so far; after a draft was rejected this may be longer than the text itself.
         prompt_length: tokens of the prompt.
         followers: one per reward model, None for those that are switched off.
-        opinions: log-probabilities `(1, 1, vocab)` per reward model, by length of the text they follow.
+        opinions: log-probabilities `(1, 1, vocab)` per reward model, by length of the text they follow and by vocab.
     """
 
     ids: Tensor
     prompt_length: int
     followers: list[_Follower | None]
-    opinions: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+    opinions: dict[tuple[int, int], dict[int, Tensor]] = field(default_factory=dict)
 
 
 class GenARMLogitsProcessor(LogitsProcessor):
@@ -139,7 +134,7 @@ class GenARMLogitsProcessor(LogitsProcessor):
         models = tuple(as_reward_lm(item, f"reward_models[{index}]", home) for index, item in enumerate(listed))
         strengths = [default_alpha(item) for item in listed] if alpha is None else alpha
         self.guidance = Guidance(
-            models, _check_alpha(strengths, len(models)), as_reward_prompts(reward_inputs, len(models))
+            models, check_alpha(strengths, len(models)), as_reward_prompts(reward_inputs, len(models))
         )
         self.attention_mask = _check_mask(attention_mask, self.guidance)
         for index, (model, prompt) in enumerate(zip(models, self.guidance.prompts, strict=True)):
@@ -147,7 +142,7 @@ class GenARMLogitsProcessor(LogitsProcessor):
                 check_reward_prompt(prompt, model, index)
         self.renormalize = renormalize
         self._tokenizers = base, tokenizer, _one_each(reward_tokenizers, len(models))
-        self._vocab = 0
+        self._sizes: set[int] = set()
         self._text: _Text | None = None
         self._record = False
         _evaluate(models)
@@ -177,7 +172,7 @@ class GenARMLogitsProcessor(LogitsProcessor):
         self._check_call(input_ids, scores)
         # whatever goes wrong, nothing half-read stays behind
         text, self._text = self._text, None
-        text = self._follow(text, input_ids)
+        text = self._follow(text, input_ids, scores.shape[1])
         alphas = self._alphas(input_ids.shape[1] - text.prompt_length, len(input_ids), scores.device)
         logprobs = [
             self._logprobs(text, index, input_ids.shape[1], scores) if isinstance(alpha, Tensor) or alpha != 0 else None
@@ -201,7 +196,7 @@ class GenARMLogitsProcessor(LogitsProcessor):
                 f"`attention_mask` is of prompts of {self.attention_mask.shape[1]} tokens, and `input_ids` have "
                 f"{ids.shape[1]}. A processor with a mask serves one batch of prompts: make a new one for others."
             )
-        if scores.shape[1] != self._vocab:
+        if scores.shape[1] not in self._sizes:
             self._check_vocabulary(scores.shape[1])
 
     def _check_vocabulary(self, size: int) -> None:
@@ -209,7 +204,10 @@ class GenARMLogitsProcessor(LogitsProcessor):
         known = SimpleNamespace(config=PreTrainedConfig.from_dict({"vocab_size": size})) if base is None else base
         for index, (model, reward_tokenizer) in enumerate(zip(self.guidance.models, reward_tokenizers, strict=True)):
             check_vocabularies(known, model, f"reward_models[{index}]", tokenizer, reward_tokenizer)
-        self._vocab = size
+        # readers are opened for the largest vocabulary that ids come from (an assistant's may be padded otherwise)
+        if size > max(self._sizes, default=0):
+            self._text = None
+        self._sizes.add(size)
 
     @property
     def _batch(self) -> int | None:
@@ -230,12 +228,12 @@ class GenARMLogitsProcessor(LogitsProcessor):
 
     # ------------------------------------------------------------------ following the text
 
-    def _follow(self, text: _Text | None, ids: Tensor) -> _Text:
+    def _follow(self, text: _Text | None, ids: Tensor, vocab: int) -> _Text:
         """The text in step with `ids`: read on, or rolled back, with its rows where they are now."""
         if text is not None:
             parents, shared = self._compare(ids, text.ids)
             if shared >= text.prompt_length:
-                answered = text.opinions.get(ids.shape[1], {})
+                answered = text.opinions.get((ids.shape[1], vocab), {})
                 if parents is None and shared == ids.shape[1] and len(answered) == sum(self.guidance.active):
                     return text  # what was read behind it is kept, in case the draft is right
                 return self._continue(text, ids, parents, min(shared, ids.shape[1] - 1))
@@ -268,7 +266,7 @@ class GenARMLogitsProcessor(LogitsProcessor):
         removed = text.ids.shape[1] - keep
         # the text before; the readers of reward models that cannot go back are opened anew on the new one
         text.ids = ids.clone()
-        text.opinions = {} if parents is not None else {n: o for n, o in text.opinions.items() if n <= keep}
+        text.opinions = {} if parents is not None else {k: o for k, o in text.opinions.items() if k[0] <= keep}
         for index, follower in enumerate(text.followers):
             if follower is None:
                 continue
@@ -286,7 +284,7 @@ class GenARMLogitsProcessor(LogitsProcessor):
         """A reward model at the start of the text, with all of it noted."""
         model, prompt = self.guidance.models[index], self.guidance.prompts[index]
         times = self._times(len(text.ids))
-        reader = RewardReader.open(model, True, None if prompt is None else prompt.expanded(times), self._vocab)
+        reader = RewardReader.open(model, True, None if prompt is None else prompt.expanded(times), max(self._sizes))
         follower = _Follower(reader, None if _loses_nothing(reader.cache) else 0)
         if self._record and follower.floor is not None:
             follower.recorded = _record_past(reader)
@@ -299,7 +297,7 @@ class GenARMLogitsProcessor(LogitsProcessor):
         start = start if prompt is None else max(start, text.prompt_length)
         ids, mask = text.ids[:, start:], self.attention_mask
         if mask is not None and start < mask.shape[1]:
-            mask = _columns(mask.repeat_interleave(self._times(len(ids)), 0), start, text.ids.shape[1])
+            mask = mask_columns(mask.repeat_interleave(self._times(len(ids)), 0), start, text.ids.shape[1])
         else:
             mask = None
         if ids.shape[1]:
@@ -312,11 +310,12 @@ class GenARMLogitsProcessor(LogitsProcessor):
         values = as_alpha(alpha(step), len(self.guidance.models)) if callable(alpha) else alpha
         if len(values) not in (1, self._batch or len(values)):
             raise ValueError(f"`alpha` gave {len(values)} rows at step {step}, for a batch of {self._batch}.")
-        return _columns_of(values[:, None], self._times(rows, len(values)) if len(values) > 1 else 1, device)
+        return alpha_columns(values[:, None], self._times(rows, len(values)) if len(values) > 1 else 1, device)
 
     def _logprobs(self, text: _Text, index: int, length: int, scores: Tensor) -> Tensor:
         """Log-probabilities `(rows, 1, vocab)` of the token behind the text's first `length` ones."""
-        known = text.opinions.get(length, {})
+        key = length, scores.shape[1]
+        known = text.opinions.get(key, {})
         if index in known:
             return known[index]
         follower, prompt = text.followers[index], self.guidance.prompts[index]
@@ -325,10 +324,10 @@ class GenARMLogitsProcessor(LogitsProcessor):
         check_positions(
             self.guidance.models[index], f"reward_models[{index}]", prompt_length, length - text.prompt_length
         )
-        logprobs = _as_logprobs(follower.reader.logits(1), scores.device, scores.shape[1], 1)
+        logprobs = as_logprobs(follower.reader.logits(1), scores.device, scores.shape[1], 1)
         if len(text.ids) == 1:
-            text.opinions[length] = known | {index: logprobs}
-            text.opinions.pop(length - _REMEMBERED, None)
+            text.opinions[key] = known | {index: logprobs}
+            text.opinions.pop((length - _REMEMBERED, scores.shape[1]), None)
         return logprobs
 
     def _normalized(self, guided: Tensor, scores: Tensor) -> Tensor:

@@ -15,22 +15,9 @@ from transformers import DynamicCache
 
 from ..guidance import position_ids_from_mask
 from ..vocabulary import vocab_size
+from .reward_prompts import RewardPrompt
 
-_CACHE_NAMES = ("past_key_values", "cache_params")
-
-
-@dataclass(frozen=True)
-class RewardPrompt:
-    """A prompt of the reward model's own: `ids` and `mask` (1 = token), each `(batch, length)`."""
-
-    ids: Tensor
-    mask: Tensor
-
-    def expanded(self, times: int) -> "RewardPrompt":
-        """Every row `times` times in a row, as `generate()` expands its own inputs."""
-        if times == 1:
-            return self
-        return RewardPrompt(self.ids.repeat_interleave(times, 0), self.mask.repeat_interleave(times, 0))
+CACHE_NAMES = ("past_key_values", "cache_params")
 
 
 @lru_cache(maxsize=256)
@@ -112,7 +99,7 @@ class RewardReader:
         accepted = forward_parameters(type(self.model))
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": self.cache is not None, "return_dict": True}
         if self.cache is not None:
-            inputs[next(name for name in _CACHE_NAMES if name in accepted)] = self.cache
+            inputs[next(name for name in CACHE_NAMES if name in accepted)] = self.cache
         if self.mask is not None:
             inputs["attention_mask"] = self.mask
             if "position_ids" in accepted:
@@ -195,7 +182,7 @@ def _new_cache(model: Any) -> Any:
     """An empty cache for the model, or None where it brings its own kind (it then reads everything anew each step)."""
     supported = getattr(model, "_supports_default_dynamic_cache", None)
     accepted = forward_parameters(type(model))
-    if (supported is not None and not supported()) or not any(name in accepted for name in _CACHE_NAMES):
+    if (supported is not None and not supported()) or not any(name in accepted for name in CACHE_NAMES):
         return None
     return DynamicCache(config=model.config.get_text_config(decoder=True))
 

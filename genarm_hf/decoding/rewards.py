@@ -11,7 +11,7 @@ from ..guidance import token_logprobs
 from .reward_reader import RewardReader
 
 if TYPE_CHECKING:
-    from .guided_model import GuidedCall
+    from .call import GuidedCall
 
 # logits of one scoring forward, in elements: 1 GiB of float32
 _MAX_LOGITS = 2**28

@@ -185,8 +185,9 @@ def shared_backbone(base: Any, models: Sequence[Any], arms: Sequence[int]) -> Sh
         models: all reward models' causal LMs.
         arms: which of them share the base's weights, see [`why_not_shared`].
     """
-    key = tuple(id(models[arm]) for arm in arms)
-    versions = [p._version for arm in arms for name, p in models[arm].named_parameters() if "lora_" in name]
+    key = (base.device, base.dtype, *(id(models[arm]) for arm in arms))
+    adapters = [p for arm in arms for name, p in models[arm].named_parameters() if "lora_" in name]
+    versions = [0 if p.is_inference() else p._version for p in adapters]
     cache = _built.setdefault(base, {})
     if key not in cache or cache[key][1] != versions:
         # the models are kept beside, so that an id cannot come to mean another one

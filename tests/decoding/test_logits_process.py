@@ -270,6 +270,17 @@ def test_a_loop_may_write_into_its_ids() -> None:
     torch.testing.assert_close(processor(buffer[:, :13], scores), fresh, atol=1e-5, rtol=1e-4)
 
 
+def test_scores_may_be_padded_differently() -> None:
+    """As those of an assistant and its target: an answer for one width is none for the other."""
+    arm, ids = tiny("gpt2", seed=1, vocab_size=VOCAB - 3), prompts(1, 8)["input_ids"].clamp_max(VOCAB - 6)
+    processor = GenARMLogitsProcessor(arm, 1.0)
+    for size in (VOCAB - 5, VOCAB, VOCAB - 5, VOCAB):
+        text = torch.cat([ids, ids.new_full((1, 1), size - 1)], 1)
+        for part in (text[:, :8], text, text):
+            expected = GenARMLogitsProcessor(arm, 1.0)(part, torch.zeros(1, size))
+            torch.testing.assert_close(processor(part, torch.zeros(1, size)), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_rows_of_an_engine_come_and_go() -> None:
     """Without masks and per-row settings, rows need no fixed order or number."""
     arms = arms_for("llama")

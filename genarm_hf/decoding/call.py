@@ -1,0 +1,95 @@
+"""One `generate()` call seen from guidance: where its prompt is, how its rows were repeated, and the checks before a model runs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .guidance_plan import Guidance
+from .reward_models import check_positions
+from .reward_prompts import check_reward_prompt
+
+
+@dataclass
+class GuidedCall:
+    """State of one call, in the positions of the base's text.
+
+    Attributes:
+        guidance: who guides, for the unexpanded batch.
+        expand: how often each row was repeated (beams, returned sequences).
+        prompt_length: tokens of the base's prompt.
+        prompt_ids: `(batch, ids)` the prompt's ids, unexpanded; fewer than `prompt_length` where a cache or embeddings hold the rest.
+        prompt_mask: `(batch, prompt_length)` expanded, None without padding.
+    """
+
+    guidance: Guidance
+    expand: int = 1
+    prompt_length: int = 0
+    prompt_ids: Tensor | None = None
+    prompt_mask: Tensor | None = None
+
+    def check_inputs(self, rows: int, length: int | None) -> None:
+        """The last look before any model runs.
+
+        Args:
+            rows: prompts in the batch.
+            length: tokens of the prompt that reward models read; None where it has no ids.
+
+        Raises:
+            ValueError: alpha or reward prompts for another batch, or a prompt that a reward model cannot read.
+        """
+        guidance = self.guidance
+        if guidance.batch_size not in (None, rows):
+            raise ValueError(
+                f"`alpha` or `reward_inputs` is made for a batch of {guidance.batch_size}, and the inputs have {rows} rows. "
+                "Give one row per prompt; beams and returned sequences are expanded by themselves."
+            )
+        for index, model, prompt in guidance.at_work():
+            if prompt is not None:
+                check_reward_prompt(prompt, model, index)
+            elif length is None:
+                raise ValueError(
+                    f"The prompt is given as `inputs_embeds`, which reward_models[{index}] cannot read. Pass its text as `reward_inputs=`."
+                )
+            check_positions(model, f"reward_models[{index}]", length if prompt is None else prompt.ids.shape[1])  # type: ignore[arg-type]
+
+    def check_total_length(self, max_length: int) -> None:
+        """Refuse a generation that outgrows a reward model's positions; `max_length` counts the prompt's ids."""
+        assert self.prompt_ids is not None
+        new_tokens = max_length - self.prompt_ids.shape[1]
+        for index, model, prompt in self.guidance.at_work():
+            length = self.prompt_length if prompt is None else prompt.ids.shape[1]
+            check_positions(model, f"reward_models[{index}]", length, new_tokens)
+
+    def place_prompt(self, generation_config: Any, embeds: Tensor | None, past: int) -> None:
+        """Find where the prompt ends: ids may be the whole text, or only what is new behind a cache of `past` tokens."""
+        assert self.prompt_ids is not None
+        length = self.prompt_ids.shape[1]
+        if embeds is not None:
+            self.prompt_length = embeds.shape[1]
+            return
+        masked = getattr(generation_config, "_mask_length", length) if self.prompt_mask is None else self.prompt_mask.shape[1]
+        self.prompt_length = length if masked == length or past == 0 else past + length
+
+    def past_ids(self, start: int, end: int) -> Tensor:
+        """Ids `(rows, end - start)` of the prompt that a cache already holds.
+
+        Raises:
+            ValueError: only what is new was passed.
+        """
+        assert self.prompt_ids is not None
+        if self.prompt_ids.shape[1] != self.prompt_length:
+            raise ValueError(
+                f"`past_key_values` holds {end} tokens, of which the reward models have read {start}. Pass the whole text as `input_ids` "
+                "(with the cache, only what is new is computed for the base), or `reward_inputs=`."
+            )
+        return self.prompt_ids.repeat_interleave(self.expand, 0)[:, start:end]
+
+
+def mask_columns(mask: Tensor | None, start: int, end: int) -> Tensor | None:
+    """Columns [start, end) of a mask that is 1 behind its end."""
+    if mask is None:
+        return None
+    known = mask[:, start:end]
+    return torch.nn.functional.pad(known, (0, end - start - known.shape[1]), value=1)

@@ -1,0 +1,1 @@
+"""Guidance inside what others built around models: pipelines and engines."""
