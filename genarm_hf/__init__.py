@@ -1,7 +1,8 @@
 """Test-time alignment as an ordinary argument of `generate()` (GenARM, arXiv 2410.08193).
 
-Importing registers the reward-model class with the Auto classes and lets `model.generate()` take `reward_models` and `alpha`;
-both wait for the parts of transformers they concern, so the import is cheap. `GENARM_HF_NO_INSTALL=1` leaves `generate()` alone.
+Importing registers the reward-model class with the Auto classes and lets `model.generate()` take `reward_models` and
+`alpha`; both wait for the parts of transformers they concern, so the import is cheap. `GENARM_HF_NO_INSTALL=1` leaves
+`generate()` alone.
 """
 
 from importlib import import_module

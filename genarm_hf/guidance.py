@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Alpha = float | Sequence[float] | Tensor | Callable[[int], Any]
-"""What users may pass as alpha: a number, one per reward model, `(batch, arms)`, or a callable `step -> any of those`."""
+"""What users may pass as alpha: a number, one per reward model, `(batch, arms)`, or a callable `step -> alpha`."""
 
 
 def as_alpha(alpha: Any, arms: int) -> Tensor:
@@ -60,26 +60,30 @@ def as_alpha(alpha: Any, arms: int) -> Tensor:
 def _to_tensor(alpha: Any) -> Tensor:
     if isinstance(alpha, Tensor) and alpha.dtype != torch.bool and not alpha.is_complex():
         return alpha.detach().to("cpu", torch.float32)
-    if isinstance(alpha, (Real, Sequence)) and not isinstance(alpha, (bool, str, bytes)) or hasattr(alpha, "__array__"):
+    if (isinstance(alpha, (Real, Sequence)) and not isinstance(alpha, (bool, str, bytes))) or hasattr(
+        alpha, "__array__"
+    ):
         try:
             return torch.as_tensor(alpha).to(torch.float32)
         except (TypeError, ValueError, RuntimeError):
             pass
     raise TypeError(
-        f"`alpha` must be a number, a sequence of numbers, a tensor or a callable, got {alpha!r} ({type(alpha).__name__})."
+        f"`alpha` must be a number, a sequence of numbers, a tensor or a callable, got {alpha!r} "
+        f"({type(alpha).__name__})."
     )
 
 
 def combine(base_logits: Tensor, reward_logprobs: Sequence[Tensor | None], alphas: Sequence[float | Tensor]) -> Tensor:
     """Guided logits: the base's logits plus the weighted rewards of every token (eq. 9, not renormalised).
 
-    They stay on the base's own scale, so that penalties and processors see what they expect and alpha -> 0 is continuous.
-    A token that the base masks (-inf) stays masked. A token that a reward model cannot produce (-inf) is
+    They stay on the base's own scale, so that penalties and processors see what they expect and alpha -> 0 is
+    continuous. A token that the base masks (-inf) stays masked. A token that a reward model cannot produce (-inf) is
     masked wherever that model's alpha is not zero, whatever its sign, and untouched where it is zero.
 
     Args:
         base_logits: `(batch, length, vocab)`.
-        reward_logprobs: per reward model `(batch, length, vocab)` log-probabilities in nats, or None where it did not run.
+        reward_logprobs: per reward model `(batch, length, vocab)` log-probabilities in nats, or None where it did not
+            run.
         alphas: per reward model a float, or a float32 tensor that broadcasts to `(batch, length, 1)`.
 
     Returns:
@@ -140,7 +144,7 @@ def token_logprobs(logits: Tensor, input_ids: Tensor) -> Tensor:
 
 
 def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
-    """Positions that count real tokens only (mask 1 = token, 0 = hidden); a hidden token has its predecessor's position.
+    """Positions that count real tokens only (mask 1 = token, 0 = hidden); a hidden token has the one before it.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""One `generate()` call seen from guidance: where its prompt is, how its rows were repeated, and the checks before a model runs."""
+"""One `generate()` call: where its prompt is, how its rows were repeated, and the checks before a model runs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,8 @@ class GuidedCall:
         guidance: who guides, for the unexpanded batch.
         expand: how often each row was repeated (beams, returned sequences).
         prompt_length: tokens of the base's prompt.
-        prompt_ids: `(batch, ids)` the prompt's ids, unexpanded; fewer than `prompt_length` where a cache or embeddings hold the rest.
+        prompt_ids: `(batch, ids)` the prompt's ids, unexpanded; fewer than `prompt_length` where a cache or embeddings
+            hold the rest.
         prompt_mask: `(batch, prompt_length)` expanded, None without padding.
     """
 
@@ -42,7 +43,8 @@ class GuidedCall:
         guidance = self.guidance
         if guidance.batch_size not in (None, rows):
             raise ValueError(
-                f"`alpha` or `reward_inputs` is made for a batch of {guidance.batch_size}, and the inputs have {rows} rows. "
+                f"`alpha` or `reward_inputs` is made for a batch of {guidance.batch_size}, and the inputs have "
+                f"{rows} rows. "
                 "Give one row per prompt; beams and returned sequences are expanded by themselves."
             )
         for index, model, prompt in guidance.at_work():
@@ -50,7 +52,8 @@ class GuidedCall:
                 check_reward_prompt(prompt, model, index)
             elif length is None:
                 raise ValueError(
-                    f"The prompt is given as `inputs_embeds`, which reward_models[{index}] cannot read. Pass its text as `reward_inputs=`."
+                    f"The prompt is given as `inputs_embeds`, which reward_models[{index}] cannot read. Pass its "
+                    f"text as `reward_inputs=`."
                 )
             check_positions(model, f"reward_models[{index}]", length if prompt is None else prompt.ids.shape[1])  # type: ignore[arg-type]
 
@@ -63,13 +66,17 @@ class GuidedCall:
             check_positions(model, f"reward_models[{index}]", length, new_tokens)
 
     def place_prompt(self, generation_config: Any, embeds: Tensor | None, past: int) -> None:
-        """Find where the prompt ends: ids may be the whole text, or only what is new behind a cache of `past` tokens."""
+        """Find where the prompt ends: ids may be the whole text, or only what is new behind a cached `past`."""
         assert self.prompt_ids is not None
         length = self.prompt_ids.shape[1]
         if embeds is not None:
             self.prompt_length = embeds.shape[1]
             return
-        masked = getattr(generation_config, "_mask_length", length) if self.prompt_mask is None else self.prompt_mask.shape[1]
+        masked = (
+            getattr(generation_config, "_mask_length", length)
+            if self.prompt_mask is None
+            else self.prompt_mask.shape[1]
+        )
         self.prompt_length = length if masked == length or past == 0 else past + length
 
     def past_ids(self, start: int, end: int) -> Tensor:
@@ -81,7 +88,8 @@ class GuidedCall:
         assert self.prompt_ids is not None
         if self.prompt_ids.shape[1] != self.prompt_length:
             raise ValueError(
-                f"`past_key_values` holds {end} tokens, of which the reward models have read {start}. Pass the whole text as `input_ids` "
+                f"`past_key_values` holds {end} tokens, of which the reward models have read {start}. Pass the whole "
+                f"text as `input_ids` "
                 "(with the cache, only what is new is computed for the base), or `reward_inputs=`."
             )
         return self.prompt_ids.repeat_interleave(self.expand, 0)[:, start:end]

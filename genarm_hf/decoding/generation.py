@@ -6,7 +6,15 @@ from typing import Any
 
 from transformers import GenerationMixin
 
-_ARGUMENTS = ("reward_models", "reward_model", "alpha", "reward_inputs", "output_rewards", "reward_tokenizers", "share_backbone")
+_ARGUMENTS = (
+    "reward_models",
+    "reward_model",
+    "alpha",
+    "reward_inputs",
+    "output_rewards",
+    "reward_tokenizers",
+    "share_backbone",
+)
 _stock: dict[str, Any] = {}
 
 
@@ -20,10 +28,13 @@ class GenARMGenerationMixin(GenerationMixin):
             *args: as in `transformers.GenerationMixin.generate`.
             **kwargs: likewise, and:
                 reward_models (or `reward_model`): one or several reward models, see [`guide`].
-                alpha: guidance strength; a number, one per reward model, `(batch, arms)`, or a callable `step -> alpha`.
+                alpha: guidance strength; a number, one per reward model, `(batch, arms)`, or a callable `step ->
+                    alpha`.
                 reward_inputs: prompts of the reward models' own.
-                output_rewards: with `return_dict_in_generate=True`, add `rewards` `(arms, sequences, new_tokens)` in nats.
-                share_backbone: whether LoRA reward models on the base's weights run in one pass with it (default: where possible).
+                output_rewards: with `return_dict_in_generate=True`, add `rewards` `(arms, sequences, new_tokens)` in
+                    nats.
+                share_backbone: whether LoRA reward models on the base's weights run in one pass with it (default:
+                    where possible).
                 reward_tokenizers: the reward models' tokenizers, to compare vocabularies with `tokenizer`.
         """
         return generate_guided(super().generate, self, args, kwargs)
@@ -72,6 +83,14 @@ def install_on_import() -> None:
 
 
 def generate_guided(stock: Any, model: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Generate, guided where the arguments or the generation config ask for it.
+
+    Args:
+        stock: the model's own `generate`, which takes over where nothing is asked.
+        model: the base.
+        args: positional arguments of the call.
+        kwargs: its keyword arguments, ours among them.
+    """
     from_config = _configured(model, args, kwargs)
     if from_config is None and not any(name in kwargs for name in _ARGUMENTS):
         return stock(*args, **kwargs)  # nobody asks for guidance: nothing of ours is even imported
@@ -111,7 +130,9 @@ def _requested(ours: dict[str, Any], from_config: dict[str, Any] | None) -> list
     if not listed:
         useless = [name for name in ("alpha", "reward_inputs", "output_rewards") if ours.get(name) is not None]
         if useless:
-            raise ValueError(f"`{useless[0]}` needs reward models, and `reward_models` is empty. Pass `reward_models=[arm]`.")
+            raise ValueError(
+                f"`{useless[0]}` needs reward models, and `reward_models` is empty. Pass `reward_models=[arm]`."
+            )
     return listed
 
 
@@ -131,7 +152,8 @@ def _as_assistant(assistant: Any) -> Any:
 
 
 _NO_CONTINUOUS_BATCHING = (
-    "{what} runs continuous batching, which cannot follow reward models yet and would silently ignore them. Use generate() with a padded "
+    "{what} runs continuous batching, which cannot follow reward models yet and would silently ignore them. Use "
+    "generate() with a padded "
     "batch, or `reward_models=[]` to generate unguided."
 )
 

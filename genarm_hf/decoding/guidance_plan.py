@@ -73,7 +73,7 @@ class Guidance:
 
 
 def check_alpha(alpha: Alpha, arms: int) -> Tensor | Callable[[int], Any]:
-    """Alpha in its one shape; a callable is tried once, so that it cannot fail in the middle of a generation for its type."""
+    """Alpha in its one shape; a callable is tried once, so that its type cannot fail in the middle of a text."""
     if not callable(alpha) or isinstance(alpha, Tensor):
         return as_alpha(alpha, arms)
     as_alpha(alpha(0), arms)

@@ -1,7 +1,7 @@
 """The cache of a guided model: the base's own cache, which takes the reward models' caches along wherever it goes.
 
-It is of the base cache's class, so that everything in transformers that looks at a cache's type or attributes finds what it
-expects; only the operations that move tokens or rows are widened.
+It is of the base cache's class, so that everything in transformers that looks at a cache's type or attributes finds
+what it expects; only the operations that move tokens or rows are widened.
 """
 
 from collections.abc import Sequence
@@ -83,7 +83,11 @@ def _guided_class(cache_class: type) -> type:
 
 
 def guided_cache(
-    cache: Any, readers: Sequence[RewardReader | None], guided_length: int, owners: Sequence[Any], shared: SharedBackbone | None
+    cache: Any,
+    readers: Sequence[RewardReader | None],
+    guided_length: int,
+    owners: Sequence[Any],
+    shared: SharedBackbone | None,
 ) -> Any:
     """A stand-in for the base's cache over the same layers: what one is fed, the other has.
 
@@ -96,7 +100,7 @@ def guided_cache(
     """
     cache_class = type(cache)
     if not isinstance(cache, GuidedCache):
-        cache_class = _guided_class(cache_class if shared is None else shared_rows_class(cache_class))
+        cache_class = _guided_class(shared_rows_class(cache_class) if shared else cache_class)  # type: ignore[arg-type]
     guided: Any = object.__new__(cache_class)
     guided.__dict__.update(cache.__dict__)
     guided.__dict__.update(readers=list(readers), guided_length=guided_length, owners=list(owners), shared=shared)

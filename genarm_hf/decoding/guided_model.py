@@ -1,8 +1,8 @@
 """`guide()`: base and reward models as one object whose forward returns guided logits.
 
-A guided model is a shallow stand-in of the base, of a subclass of its class. Its forward calls the *original object*, never
-`super().forward`, so that hooks, adapters, quantisation and compiled calls of the base keep working, and it never changes
-the base. All state of a generation lives in the call and its cache, so threads may share the models.
+A guided model is a shallow stand-in of the base, of a subclass of its class. Its forward calls the *original object*,
+never `super().forward`, so that hooks, adapters, quantisation and compiled calls of the base keep working, and it never
+changes the base. All state of a generation lives in the call and its cache, so threads may share the models.
 """
 
 import contextlib
@@ -32,8 +32,21 @@ from .shared_backbone import SharedBackbone, has_adapters, takes_inputs, why_not
 logger = logging.get_logger(__name__)
 
 # a stand-in runs none of the base's own hooks: the base does, when it is called
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called")
-_INSTANCE_OVERRIDES = ("forward", "_old_forward", "_hf_hook", "generate", "_compiled_call", "prepare_inputs_for_generation")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+_INSTANCE_OVERRIDES = (
+    "forward",
+    "_old_forward",
+    "_hf_hook",
+    "generate",
+    "_compiled_call",
+    "prepare_inputs_for_generation",
+)
 
 
 class GuidedModel:
@@ -55,23 +68,27 @@ class GuidedModel:
 
         Args:
             *args: the base's own, as `**kwargs`.
-            return_logprobs: return `logits` normalised: the guided policy's log-probabilities in nats. Otherwise they are
-                `base_logits + sum_i alpha_i log pi_i`, on the base's scale.
+            return_logprobs: return `logits` normalised: the guided policy's log-probabilities in nats. Otherwise they
+                are `base_logits + sum_i alpha_i log pi_i`, on the base's scale.
             **kwargs: the base's own.
 
         Returns:
-            the base's output with float32 `logits` `(batch, length, vocab)`; bit-identical to the base's where no reward model guides.
+            the base's output with float32 `logits` `(batch, length, vocab)`; bit-identical to the base's where no
+            reward model guides.
 
         Raises:
             ValueError: `labels` are given, whose loss the base would compute on its own unguided logits.
         """
         kwargs.update(zip(self._forward_names, args, strict=False))
         if kwargs.get("labels") is not None:
-            raise ValueError("A guided model takes no `labels`: compute the loss from its `logits` (return_logprobs=True).")
+            raise ValueError(
+                "A guided model takes no `labels`: compute the loss from its `logits` (return_logprobs=True)."
+            )
         as_tuple = kwargs.pop("return_dict", None) is False
         reading = self._start_reading(kwargs)
+        opinions: dict[int, Tensor] = {}
         if reading is None or reading.shared is None:
-            outputs, opinions = self._base(**kwargs, return_dict=True), {}
+            outputs = self._base(**kwargs, return_dict=True)
         else:
             outputs, opinions = reading.shared(self._joint_call or reading.shared.joint, **kwargs, return_dict=True)
         if reading is not None:
@@ -112,8 +129,8 @@ class GuidedModel:
             *args: as in `generate()`.
             alpha: replaces the guided model's own for this call.
             reward_inputs: prompts of the reward models' own, for this call.
-            output_rewards: with `return_dict_in_generate=True`, add `rewards`: float32 `(arms, sequences, new_tokens)`, log pi_i
-                of each generated token in nats, 0 behind the end of a sequence.
+            output_rewards: with `return_dict_in_generate=True`, add `rewards`: float32 `(arms, sequences,
+                new_tokens)`, log pi_i of each generated token in nats, 0 behind the end of a sequence.
             **kwargs: as in `generate()`.
         """
         guidance = self._guidance
@@ -125,7 +142,7 @@ class GuidedModel:
             _require_dict(self, args, kwargs)
         call = _stand_in(self._base, guidance, GuidedCall(guidance))
         with _evaluating(guidance.models):
-            outputs = super(GuidedModel, call).generate(*args, **kwargs)
+            outputs = super(GuidedModel, call).generate(*args, **kwargs)  # type: ignore[misc]
             if output_rewards:
                 from .rewards import generated_rewards
 
@@ -153,22 +170,29 @@ class GuidedModel:
             call.prompt_mask = None if mask is None else mask.repeat_interleave(call.expand, 0)
         return super()._expand_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
 
-    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], mode: Any, *args: Any) -> Any:
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], mode: Any, *args: Any
+    ) -> Any:
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, mode, *args)  # type: ignore[misc]
         call = self._call
         if call is None:
             return result
-        name = next((name for name in CACHE_NAMES if model_kwargs.get(name) is not None), None)
-        past = 0 if name is None else _past_length(model_kwargs[name])
+        name = next((name for name in CACHE_NAMES if model_kwargs.get(name) is not None), "")
+        past = _past_length(model_kwargs[name]) if name else 0
         if past and not any(call.guidance.active):
             _check_rows(model_kwargs[name], None)
         if not any(call.guidance.active):
             return result
-        if name is None and generation_config.use_cache and not self._supports_default_dynamic_cache():  # type: ignore[attr-defined]
-            raise ValueError(f"{type(self).__name__} keeps a cache of its own kind, which guidance cannot follow. Pass `use_cache=False`.")
-        call.place_prompt(generation_config, None if self._is_encoder_decoder else model_kwargs.get("inputs_embeds"), past)
+        if not name and generation_config.use_cache and not self._supports_default_dynamic_cache():  # type: ignore[attr-defined]
+            raise ValueError(
+                f"{type(self).__name__} keeps a cache of its own kind, which guidance cannot follow. Pass "
+                "`use_cache=False`."
+            )
+        call.place_prompt(
+            generation_config, None if self._is_encoder_decoder else model_kwargs.get("inputs_embeds"), past
+        )
         call.check_total_length(generation_config.max_length)
-        if name is not None:
+        if name:
             shared = call.guidance.shared_with(self._base) if takes_inputs(model_kwargs) else None
             model_kwargs[name] = self._guided_cache(call, model_kwargs[name], past, shared)
             if generation_config.is_assistant or mode == GenerationMode.ASSISTED_GENERATION:
@@ -186,7 +210,11 @@ class GuidedModel:
             readers, seen = self._open_readers(True, shared), 0
         if past:
             _check_rows(cache, shared)
-        behind = [r for r, prompt in zip(readers, prompts, strict=True) if r is not None and prompt is None] if seen < past else []
+        behind = (
+            [r for r, prompt in zip(readers, prompts, strict=True) if r is not None and prompt is None]
+            if seen < past
+            else []
+        )
         for reader in behind:
             reader.extend(call.past_ids(seen, past), mask_columns(call.prompt_mask, seen, past))
         return guided_cache(cache, readers, past, owners, shared)
@@ -201,7 +229,7 @@ class GuidedModel:
         return past_key_values
 
     def get_compiled_call(self, compile_config: Any) -> Callable[..., Any]:
-        """The guided forward around the base's compiled forward, joint or alone; other reward models run as they are."""
+        """The guided forward around the base's compiled one, joint or alone; other reward models run as they are."""
         shared = self._guidance.shared_with(self._base)
         guided = _stand_in(self._base.get_compiled_call(compile_config), self._guidance, self._call, like=self._base)
         guided.__dict__["_joint_call"] = shared.joint.get_compiled_call(compile_config) if shared else None
@@ -231,7 +259,9 @@ class GuidedModel:
             RewardReader.open(model, use_cache, None if prompt is None else prompt.expanded(expand), self._vocab)
             if active and not (shared and index in shared.arms)
             else None
-            for index, (model, prompt, active) in enumerate(zip(guidance.models, guidance.prompts, guidance.active, strict=True))
+            for index, (model, prompt, active) in enumerate(
+                zip(guidance.models, guidance.prompts, guidance.active, strict=True)
+            )
         ]
 
     def _start_reading(self, kwargs: dict[str, Any]) -> Reading | None:
@@ -245,7 +275,9 @@ class GuidedModel:
         key = "decoder_attention_mask" if self._is_encoder_decoder else "attention_mask"
         mask = kwargs.get(key) if self._call is None else self._call.prompt_mask
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
-            raise ValueError(f"A guided model needs a 2-D `{key}` (batch, length): each reward model builds its own from it.")
+            raise ValueError(
+                f"A guided model needs a 2-D `{key}` (batch, length): each reward model builds its own from it."
+            )
         reading.note(ids, mask)
         return reading
 
@@ -256,7 +288,9 @@ class GuidedModel:
             start, cache.guided_length = cache.guided_length, cache.guided_length + count
             return Reading(self._guidance, self._call, cache.readers, cache.shared, start, count)
         if cache is not None and _past_length(cache):
-            raise ValueError("`past_key_values` holds tokens that no reward model has read. Start from a guided forward's own cache.")
+            raise ValueError(
+                "`past_key_values` holds tokens that no reward model has read. Start from a guided forward's own cache."
+            )
         shared = self._guidance.shared_with(self._base) if takes_inputs(kwargs) else None
         wants_cache = kwargs.get("use_cache", getattr(self.config, "use_cache", False))  # type: ignore[attr-defined]
         readers = self._open_readers(bool(wants_cache) and self._call is None, shared)
@@ -287,7 +321,9 @@ def _require_dict(model: Any, args: tuple, kwargs: dict[str, Any]) -> None:
     if asked is None:
         asked = any(getattr(config, "return_dict_in_generate", None) for config in configs)
     if not asked:
-        raise ValueError("`output_rewards=True` needs `return_dict_in_generate=True`: a plain tensor has no place for `rewards`.")
+        raise ValueError(
+            "`output_rewards=True` needs `return_dict_in_generate=True`: a plain tensor has no place for `rewards`."
+        )
 
 
 def _past_length(cache: Any) -> int:
@@ -307,17 +343,21 @@ def _check_rows(cache: Any, shared: SharedBackbone | None) -> None:
     known = getattr(cache, "shared", None)
     if known is not None and (shared is None or known.joint is not shared.joint):
         raise ValueError(
-            "`past_key_values` comes from a call with other reward models on the base's weights, whose rows it holds. Pass the same "
+            "`past_key_values` comes from a call with other reward models on the base's weights, whose rows it "
+            "holds. Pass the same "
             "reward models, or the whole text without the cache."
         )
 
 
 @contextlib.contextmanager
 def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Reward models in evaluation mode; dropout would make rewards random. What was training trains again afterwards."""
+    """Reward models in evaluation mode, as dropout would make rewards random; afterwards as they were."""
     training = [module for model in models for module in model.modules() if module.training]
     if training:
-        logger.warning("A reward model is in training mode: it is put to eval() while it guides. Call `.eval()` on it to be rid of this.")
+        logger.warning(
+            "A reward model is in training mode: it is put to eval() while it guides. Call `.eval()` on it to be rid "
+            "of this."
+        )
     for module in training:
         module.training = False
     try:
@@ -339,14 +379,19 @@ def _guided_class(base_class: type) -> type:
     forward.__signature__ = signature  # type: ignore[attr-defined]
     forward.__doc__ = GuidedModel._guided_forward.__doc__
     names = tuple(signature.parameters)[1:]
-    fields = {"forward": forward, "_forward_names": names, "__module__": base_class.__module__, "__doc__": base_class.__doc__}
+    fields = {
+        "forward": forward,
+        "_forward_names": names,
+        "__module__": base_class.__module__,
+        "__doc__": base_class.__doc__,
+    }
     return type(base_class.__name__, (GuidedModel, base_class), fields)
 
 
 def _stand_in(base: Any, guidance: Guidance, call: GuidedCall | None, like: Any = None) -> Any:
-    """A shallow copy of the base that shares its modules and owns its plain attributes. `base` is what forward calls."""
+    """A shallow copy of the base that shares its modules and owns its attributes. `base` is what forward calls."""
     like = base if like is None else like
-    guided = object.__new__(_guided_class(type(like)))
+    guided: Any = object.__new__(_guided_class(type(like)))  # type: ignore[arg-type]
     fields = {key: value for key, value in like.__dict__.items() if key not in _INSTANCE_OVERRIDES}
     fields.update({hooks: OrderedDict() for hooks in _HOOKS}, _compiled_call_impl=None)
     # past nn.Module.__setattr__, which would register the base as a submodule of itself
@@ -364,7 +409,7 @@ def guide(
     tokenizer: Any = None,
     reward_tokenizers: Any = None,
 ) -> Any:
-    """Guide a causal LM by autoregressive reward models: `log pi = log pi_base + sum_i alpha_i log pi_i - log Z` (eq. 9).
+    """Guide a causal LM by reward models: `log pi = log pi_base + sum_i alpha_i log pi_i - log Z` (eq. 9).
 
     Args:
         model: the base, any transformers model that generates, or a PEFT model of one. It is not changed.
@@ -372,9 +417,10 @@ def guide(
         alpha: guidance strength: a number, one per reward model, a tensor `(arms,)` or `(batch, arms)`, or a callable
             `step -> alpha`, `step` being the number of tokens generated so far. Negative steers away, 0 switches off.
             None: each reward model's own `config.alpha`, else 1.0.
-        reward_inputs: prompts for the reward models (another template or language): an encoding for all or one per reward model.
-        share_backbone: run LoRA reward models on the base's own weights in one pass with it. None: where that is possible; True:
-            it must be; False: separate passes.
+        reward_inputs: prompts for the reward models (another template or language): an encoding for all or one per
+            reward model.
+        share_backbone: run LoRA reward models on the base's own weights in one pass with it. None: where that is
+            possible; True: it must be; False: separate passes.
         tokenizer: the base's tokenizer, to compare vocabularies. By default those saved beside the models are compared.
         reward_tokenizers: the reward models' tokenizers, one or a list.
 
@@ -383,12 +429,15 @@ def guide(
 
     Raises:
         TypeError: something is no causal LM, or alpha no number.
-        ValueError: no reward models, an alpha that does not fit, vocabularies that disagree, a backbone that cannot be shared.
+        ValueError: no reward models, an alpha that does not fit, vocabularies that disagree, a backbone that cannot be
+            shared.
     """
     base = _as_base(model)
     listed = list(reward_models) if isinstance(reward_models, (list, tuple)) else [reward_models]
     if not listed or listed == [None]:
-        raise ValueError("`reward_models` is empty. Pass at least one reward model, or call the model's own generate().")
+        raise ValueError(
+            "`reward_models` is empty. Pass at least one reward model, or call the model's own generate()."
+        )
     models = tuple(as_reward_lm(item, f"reward_models[{index}]", base) for index, item in enumerate(listed))
     if any(item is base for item in models) and has_adapters(base):
         # a PEFT model put its adapter into this very base, which would reward itself: the base is what it was without
@@ -400,7 +449,9 @@ def guide(
         prompts=as_reward_prompts(reward_inputs, len(models)),
         on_base=tuple(_goes_with_base(base, item, index, share_backbone) for index, item in enumerate(models)),
     )
-    tokenizers = reward_tokenizers if isinstance(reward_tokenizers, (list, tuple)) else [reward_tokenizers] * len(models)
+    tokenizers = (
+        reward_tokenizers if isinstance(reward_tokenizers, (list, tuple)) else [reward_tokenizers] * len(models)
+    )
     for index, (reward_model, reward_tokenizer) in enumerate(zip(models, tokenizers, strict=True)):
         check_vocabularies(base, reward_model, f"reward_models[{index}]", tokenizer, reward_tokenizer)
     return _stand_in(base, guidance, None)
@@ -411,7 +462,9 @@ def _goes_with_base(base: Any, model: Any, index: int, wanted: bool | None) -> b
         return False
     reason = why_not_shared(base, model)
     if reason is not None and wanted:
-        raise ValueError(f"`share_backbone=True`, but reward_models[{index}] cannot go through the base's pass: {reason}.")
+        raise ValueError(
+            f"`share_backbone=True`, but reward_models[{index}] cannot go through the base's pass: {reason}."
+        )
     return reason is None
 
 
@@ -421,7 +474,10 @@ def _as_base(model: Any) -> Any:
         raise TypeError("`model` is guided already: call guide() on its base, with all reward models in one list.")
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         if getattr(model.active_peft_config, "is_prompt_learning", False):
-            raise TypeError("`model` has a prompt-learning adapter, which lives outside the model's forward; guide a LoRA-type or merged model.")
+            raise TypeError(
+                "`model` has a prompt-learning adapter, which lives outside the model's forward; guide a LoRA-type "
+                "or merged model."
+            )
         model = model.get_base_model()
     if model.__class__.__name__ == "AutoregressiveRewardModel":
         model = model.causal_lm

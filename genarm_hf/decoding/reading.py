@@ -1,7 +1,6 @@
-"""One forward of a guided model seen from the reward models: which tokens they note, and what their opinion does to the logits."""
+"""One forward seen from the reward models: which tokens they note, and what their opinion does to the logits."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,11 +71,13 @@ class Reading:
             if reader is not None and useful > 0 and (isinstance(alpha, Tensor) or alpha != 0):
                 opinions[index] = reader.logits(min(kept, useful))
         device = base_logits.device
-        logprobs = [as_logprobs(opinions[i], device, vocab, kept) if i in opinions else None for i in range(len(alphas))]
+        logprobs = [
+            as_logprobs(opinions[i], device, vocab, kept) if i in opinions else None for i in range(len(alphas))
+        ]
         return combine(base_logits, logprobs, alphas)
 
     def alphas(self, kept: int, device: torch.device) -> list[float | Tensor]:
-        """Per reward model the alpha of the last `kept` positions: a float where all agree, else `(batch, kept | 1, 1)`."""
+        """Per reward model the alpha of the last `kept` positions: a float or `(batch, kept | 1, 1)`."""
         expand, prompt_length = (1, 1) if self.call is None else (self.call.expand, self.call.prompt_length)
         schedule = self.guidance.alpha
         if not callable(schedule):
@@ -87,7 +88,7 @@ class Reading:
 
 
 def as_logprobs(logits: Tensor, device: torch.device, vocab: int, kept: int) -> Tensor:
-    """A reward model's logits as log-probabilities `(batch, kept, vocab)` on the base's device; 0 where it has no opinion."""
+    """Logits as log-probabilities `(batch, kept, vocab)` on the base's device; 0 where there is no opinion."""
     logprobs = align(logits.to(device, non_blocking=True).float().log_softmax(-1), vocab)
     missing = kept - logprobs.shape[1]
     return torch.nn.functional.pad(logprobs, (0, 0, missing, 0)) if missing else logprobs

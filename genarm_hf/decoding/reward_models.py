@@ -36,10 +36,14 @@ def as_reward_lm(reward_model: Any, name: str, base: Any) -> Any:
         model = model.backbone
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         if getattr(model.active_peft_config, "is_prompt_learning", False):
-            raise TypeError(f"{name} is a prompt-learning adapter, which is not supported; train a LoRA adapter instead.")
+            raise TypeError(
+                f"{name} is a prompt-learning adapter, which is not supported; train a LoRA adapter instead."
+            )
         model = model.get_base_model()
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
-        raise TypeError(f"{name} must be a reward model, a causal LM, a hub id or a directory, got {type(reward_model).__name__}.")
+        raise TypeError(
+            f"{name} must be a reward model, a causal LM, a hub id or a directory, got {type(reward_model).__name__}."
+        )
     _check_kind(model, name)
     return model
 
@@ -88,7 +92,10 @@ def check_positions(model: Any, name: str, length: int, new_tokens: int = 0) -> 
             f"{name} reads at most {limit} tokens, and prompt ({length}) plus new tokens ({new_tokens}) are more. "
             f"Pass `max_new_tokens` of {limit - length} or less."
         )
-    logger.warning_once(f"{name} was made for {limit} tokens; generation may run to {length + new_tokens}, where its rewards are unreliable.")
+    logger.warning_once(
+        f"{name} was made for {limit} tokens; generation may run to {length + new_tokens}, where its rewards are "
+        f"unreliable."
+    )
 
 
 def _has_position_table(model: nn.Module, limit: int) -> bool:

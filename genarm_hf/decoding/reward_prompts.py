@@ -27,8 +27,8 @@ def as_reward_prompts(reward_inputs: Any, arms: int) -> tuple[RewardPrompt | Non
     """`reward_inputs` as one prompt per reward model.
 
     Args:
-        reward_inputs: a `BatchEncoding` (or mapping with `input_ids` and perhaps `attention_mask`, or a tensor of ids) for
-            all reward models, a sequence of one per reward model (None: reads the base's prompt), or None.
+        reward_inputs: a `BatchEncoding` (or mapping with `input_ids` and perhaps `attention_mask`, or a tensor of ids)
+            for all reward models, a sequence of one per reward model (None: reads the base's prompt), or None.
         arms: how many reward models there are.
 
     Raises:
@@ -39,7 +39,9 @@ def as_reward_prompts(reward_inputs: Any, arms: int) -> tuple[RewardPrompt | Non
         return (None,) * arms
     if isinstance(reward_inputs, (list, tuple)):
         if len(reward_inputs) != arms:
-            raise ValueError(f"`reward_inputs` must be one encoding, or one per reward model ({arms}); got {len(reward_inputs)}.")
+            raise ValueError(
+                f"`reward_inputs` must be one encoding, or one per reward model ({arms}); got {len(reward_inputs)}."
+            )
         prompts = tuple(None if item is None else _reward_prompt(item) for item in reward_inputs)
     else:
         prompts = (_reward_prompt(reward_inputs),) * arms
@@ -53,12 +55,15 @@ def _reward_prompt(item: Any) -> RewardPrompt:
     ids = item if isinstance(item, Tensor) else item.get("input_ids") if hasattr(item, "get") else None
     if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] == 0:
         raise TypeError(
-            "`reward_inputs` must hold `input_ids` of shape (batch, length): pass `tokenizer(texts, return_tensors='pt', padding=True, "
+            "`reward_inputs` must hold `input_ids` of shape (batch, length): pass `tokenizer(texts, "
+            "return_tensors='pt', padding=True, "
             f"padding_side='left')`. Got {type(item).__name__}."
         )
     mask = None if isinstance(item, Tensor) else item.get("attention_mask")
     if mask is not None and bool((mask[:, -1] == 0).any()):
-        raise ValueError("`reward_inputs` are padded on the right; the continuation must follow the text. Pad on the left.")
+        raise ValueError(
+            "`reward_inputs` are padded on the right; the continuation must follow the text. Pad on the left."
+        )
     return RewardPrompt(ids, torch.ones_like(ids) if mask is None else mask)
 
 
@@ -67,6 +72,7 @@ def check_reward_prompt(prompt: RewardPrompt, model: Any, index: int) -> None:
     largest, size = int(prompt.ids.max()), vocab_size(model)
     if largest >= size:
         raise ValueError(
-            f"`reward_inputs` for reward_models[{index}] holds id {largest}, and the model has {size} tokens. Encode the text with the "
+            f"`reward_inputs` for reward_models[{index}] holds id {largest}, and the model has {size} tokens. Encode "
+            f"the text with the "
             "reward model's own tokenizer."
         )

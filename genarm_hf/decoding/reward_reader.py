@@ -30,9 +30,10 @@ def forward_parameters(model_class: type) -> frozenset[str]:
 class RewardReader:
     """What one reward model has read so far, and how it reads on.
 
-    Ids are first noted (`extend`) and only fed to the model when its opinion is asked for (`logits`), so a reward model whose alpha is
-    zero for a while costs nothing then and catches up later. Without a cache everything stays noted and is read anew each time:
-    the stateless forward, and the fallback of models whose cache transformers cannot build.
+    Ids are first noted (`extend`) and only fed to the model when its opinion is asked for (`logits`), so a reward
+    model whose alpha is zero for a while costs nothing then and catches up later. Without a cache everything stays
+    noted and is read anew each time: the stateless forward, and the fallback of models whose cache transformers cannot
+        build.
 
     Attributes:
         model: the causal LM that computes.
@@ -53,7 +54,9 @@ class RewardReader:
     base_vocab: int = 0
 
     @classmethod
-    def open(cls, model: Any, use_cache: bool, prompt: RewardPrompt | None = None, base_vocab: int = 0) -> "RewardReader":
+    def open(
+        cls, model: Any, use_cache: bool, prompt: RewardPrompt | None = None, base_vocab: int = 0
+    ) -> "RewardReader":
         """A reader at the start of a text, or behind a prompt of its own."""
         reader = cls(model, _new_cache(model) if use_cache else None, vocab=vocab_size(model), base_vocab=base_vocab)
         if prompt is not None:
@@ -66,7 +69,7 @@ class RewardReader:
         return self.read + (0 if self.pending is None else self.pending.shape[1])
 
     def extend(self, ids: Tensor, mask: Tensor | None) -> None:
-        """Note new tokens: ids `(batch, tokens)` and their mask, None where all are real. Ids the model lacks are masked."""
+        """Note new ids `(batch, tokens)` and their mask, None where all are real. Ids the model lacks are masked."""
         ids, mask = self._hide_unknown(ids.to(self.model.device, non_blocking=True), mask)
         if mask is not None:
             mask = mask.to(ids.device, non_blocking=True)
@@ -86,7 +89,7 @@ class RewardReader:
         return ids.masked_fill(unknown, 0), mask.masked_fill(unknown, 0)
 
     def logits(self, keep: int) -> Tensor:
-        """Read what is pending and return the logits `(batch, keep, vocab)` of its last `keep` tokens, on the model's device."""
+        """Read what is pending; return the logits `(batch, keep, vocab)` of its last tokens, on the model's device."""
         ids = self.pending
         assert ids is not None and ids.shape[1] >= keep, "logits asked for tokens that were not noted"
         outputs = self.model(**self._inputs(ids, keep))
@@ -96,7 +99,7 @@ class RewardReader:
         return outputs.logits[:, -keep:]
 
     def _inputs(self, ids: Tensor, keep: int) -> dict[str, Any]:
-        accepted = forward_parameters(type(self.model))
+        accepted = forward_parameters(type(self.model))  # type: ignore[arg-type]
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": self.cache is not None, "return_dict": True}
         if self.cache is not None:
             inputs[next(name for name in CACHE_NAMES if name in accepted)] = self.cache
@@ -121,7 +124,7 @@ class RewardReader:
         """Forget the last `removed` tokens; unread ones first, as they are the newest."""
         unread = 0 if self.pending is None else self.pending.shape[1]
         from_pending = min(removed, unread)
-        if from_pending:
+        if from_pending and self.pending is not None:
             self.pending = self.pending[:, : unread - from_pending] if unread > from_pending else None
         if removed and self.mask is not None:
             self.mask = self.mask[:, : self.mask.shape[1] - removed]
@@ -159,7 +162,8 @@ class RewardReader:
         """Prepare for being rolled back beyond a sliding window (assisted decoding).
 
         Raises:
-            ValueError: the model's cache cannot be rolled back (recurrent layers; before transformers 5.15 also sliding windows).
+            ValueError: the model's cache cannot be rolled back (recurrent layers; before transformers 5.15 also
+                sliding windows).
         """
         if self.cache is None:
             return
@@ -167,8 +171,10 @@ class RewardReader:
             self.cache.activate_past_recording()
         if not _can_roll_back(self.model, self.cache):
             raise ValueError(
-                f"{name} ({type(self.model).__name__}) has sliding-window or recurrent layers that this version of transformers cannot roll back, "
-                "as assisted decoding and prompt lookup need. Generate without `assistant_model` and `prompt_lookup_num_tokens`."
+                f"{name} ({type(self.model).__name__}) has sliding-window or recurrent layers that this version of "
+                f"transformers cannot roll back, "
+                "as assisted decoding and prompt lookup need. Generate without `assistant_model` and "
+                "`prompt_lookup_num_tokens`."
             )
 
     def _rows(self, change: Any) -> None:
@@ -181,7 +187,7 @@ class RewardReader:
 def _new_cache(model: Any) -> Any:
     """An empty cache for the model, or None where it brings its own kind (it then reads everything anew each step)."""
     supported = getattr(model, "_supports_default_dynamic_cache", None)
-    accepted = forward_parameters(type(model))
+    accepted = forward_parameters(type(model))  # type: ignore[arg-type]
     if (supported is not None and not supported()) or not any(name in accepted for name in CACHE_NAMES):
         return None
     return DynamicCache(config=model.config.get_text_config(decoder=True))

@@ -21,7 +21,8 @@ _MAX_LOGITS = 2**28
 def generated_rewards(call: "GuidedCall", sequences: Tensor, end_ids: tuple[list[int], int | None]) -> Tensor:
     """Rewards of generated tokens, by reading the finished sequences once.
 
-    One parallel forward per reward model after the loop is exact for every mode alike: beams that died, drafts that were rejected
+    One parallel forward per reward model after the loop is exact for every mode alike: beams that died, drafts that
+        were rejected
     and padding leave no trace in it.
 
     Args:
@@ -48,7 +49,10 @@ def _rewards(call: "GuidedCall", index: int, new: Tensor, times: int) -> Tensor:
         prompt_ids = call.prompt_ids
         assert prompt_ids is not None
         if prompt_ids.shape[1] != call.prompt_length and any(call.guidance.active):
-            raise ValueError("`output_rewards=True` needs the whole text: pass all `input_ids`, not only those behind `past_key_values`.")
+            raise ValueError(
+                "`output_rewards=True` needs the whole text: pass all `input_ids`, not only those behind "
+                "`past_key_values`."
+            )
         mask = None if call.prompt_mask is None else call.prompt_mask[:: call.expand].repeat_interleave(times, 0)
         reader.extend(prompt_ids.repeat_interleave(times, 0), mask)
     reader.extend(new, None)

@@ -3,8 +3,8 @@
 Decoding reads every weight once per token, and that reading is the cost. A LoRA reward model on the base's own weights
 needs no second read: base rows and reward rows go through each layer together, and only the low-rank terms differ.
 
-The pass runs on a second set of modules over the same tensors. It holds no state, the base's own modules are not touched, and its rows are
-ordered in streams: `[base | reward model 1 | reward model 2 | ...]`, each of `batch` rows.
+The pass runs on a second set of modules over the same tensors. It holds no state, the base's own modules are not
+touched, and its rows are ordered in streams: `[base | reward model 1 | reward model 2 | ...]`, each of `batch` rows.
 """
 
 import copy
@@ -21,7 +21,16 @@ from ..adapters import share_weights
 # what stock generate() hands to a text model's forward; anything else might need rows repeated in a way not known here
 _ROWWISE = ("input_ids", "attention_mask")
 _KNOWN = frozenset(
-    {*_ROWWISE, "position_ids", "past_key_values", "use_cache", "logits_to_keep", "return_dict", "output_attentions", "output_hidden_states"}
+    {
+        *_ROWWISE,
+        "position_ids",
+        "past_key_values",
+        "use_cache",
+        "logits_to_keep",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+    }
 )
 
 
@@ -30,7 +39,8 @@ class StreamedLoRA(nn.Module):
 
     Args:
         layer: the base's linear layer (or GPT-2's transposed one).
-        terms: per reward stream `(down, up)` of shapes `(in, rank)` and `(rank, out)`, scaling included; None where it adds nothing.
+        terms: per reward stream `(down, up)` of shapes `(in, rank)` and `(rank, out)`, scaling included; None where it
+            adds nothing.
     """
 
     def __init__(self, layer: nn.Module, terms: Sequence[tuple[Tensor, Tensor] | None]) -> None:
@@ -67,7 +77,7 @@ class StreamedEmbeddingLoRA(nn.Module):
 
 
 def _stack(terms: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
-    """Terms of different ranks as `(streams, in, rank)` and `(streams, rank, out)`, the smaller ones filled up with zeros."""
+    """Terms of different ranks as `(streams, in, rank)` and `(streams, rank, out)`, filled up with zeros."""
     known = [term for term in terms if term is not None]
     rank, (down, up) = max(term[0].shape[1] for term in known), known[0]
     downs = down.new_zeros(len(terms), down.shape[0], rank)
@@ -210,7 +220,11 @@ def _build(base: Any, arms: Sequence[Any]) -> Any:
 
 
 def _lora_layers(arm: Any) -> list[tuple[str, Any]]:
-    return [(name, module) for name, module in arm.named_modules() if hasattr(module, "lora_A") and hasattr(module, "base_layer")]
+    return [
+        (name, module)
+        for name, module in arm.named_modules()
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer")
+    ]
 
 
 def _terms(layer: Any) -> tuple[Tensor, Tensor] | None:
@@ -248,7 +262,9 @@ def _unsuitable_base(base: Any) -> str | None:
         return "the base is not a plain text decoder"
     if getattr(base, "hf_quantizer", None) is not None:
         return "the base is quantised"
-    if getattr(base, "_tp_size", None) not in (None, 1) or any(hasattr(module, "_hf_hook") for module in base.modules()):
+    if getattr(base, "_tp_size", None) not in (None, 1) or any(
+        hasattr(module, "_hf_hook") for module in base.modules()
+    ):
         return "the base is spread over devices or offloaded"
     if any(module._forward_hooks or module._forward_pre_hooks for module in base.modules()):
         return "the base has forward hooks, which only its own forward runs"

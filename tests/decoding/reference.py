@@ -19,7 +19,11 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, last: int = 1, **inputs: 
     """Logits of the last positions, float32, by one forward over everything."""
     if model.config.is_encoder_decoder:
         return model(**inputs, decoder_input_ids=ids, use_cache=False).logits[:, -last:].float()
-    return model(ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, **inputs).logits[:, -last:].float()
+    return (
+        model(ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, **inputs)
+        .logits[:, -last:]
+        .float()
+    )
 
 
 def alpha_rows(alpha: Any, step: int, arms: int) -> Tensor:
@@ -34,7 +38,9 @@ def reward_terms(arms: Sequence[Any], alpha: Tensor, contexts: Sequence[tuple[Te
     for i, (arm, (ids, mask)) in enumerate(zip(arms, contexts, strict=True)):
         size = arm.config.get_text_config().vocab_size
         unknown = ids >= size
-        logprobs = next_logits(arm, ids.masked_fill(unknown, 0), mask.masked_fill(unknown, 0))[:, 0].log_softmax(-1)[:, :vocab]
+        logprobs = next_logits(arm, ids.masked_fill(unknown, 0), mask.masked_fill(unknown, 0))[:, 0].log_softmax(-1)[
+            :, :vocab
+        ]
         for row in range(total.shape[0]):
             a = float(alpha[row % alpha.shape[0] if alpha.shape[0] > 1 else 0, i])
             if a == 0:
@@ -51,7 +57,14 @@ def expand(rows: Tensor, times: int) -> Tensor:
 class StatelessGuidance(LogitsProcessor):
     """Adds the rewards inside a stock loop, recomputing every reward model from the first token at every step."""
 
-    def __init__(self, arms: Sequence[Any], alpha: Any, prompt: dict[str, Tensor], reward_prompts: Any = None, normalize: bool = False):
+    def __init__(
+        self,
+        arms: Sequence[Any],
+        alpha: Any,
+        prompt: dict[str, Tensor],
+        reward_prompts: Any = None,
+        normalize: bool = False,
+    ):
         self.arms, self.alpha, self.normalize = arms, alpha, normalize
         self.prompt_length = prompt["input_ids"].shape[1]
         self.masks = prompt["attention_mask"]
@@ -75,7 +88,13 @@ class StatelessGuidance(LogitsProcessor):
 
 
 def reference_greedy(
-    base: Any, arms: Sequence[Any], alpha: Any, prompt: dict[str, Tensor], new_tokens: int, eos: int, reward_prompts: Any = None
+    base: Any,
+    arms: Sequence[Any],
+    alpha: Any,
+    prompt: dict[str, Tensor],
+    new_tokens: int,
+    eos: int,
+    reward_prompts: Any = None,
 ) -> Tensor:
     """Greedy decoding by a bare loop; rows end at `eos` and are padded."""
     guidance = StatelessGuidance(arms, alpha, prompt, reward_prompts)

@@ -34,7 +34,12 @@ def pair() -> Iterator[tuple[Any, Any]]:
 
 def snapshot(model: Any) -> Any:
     attributes = {name: id(value) for name, value in model.__dict__.items()}
-    return attributes, [module.training for module in model.modules()], model.config.to_dict(), model.generation_config.to_dict()
+    return (
+        attributes,
+        [module.training for module in model.modules()],
+        model.config.to_dict(),
+        model.generation_config.to_dict(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,8 +88,14 @@ def test_things_that_are_no_reward_model(pair: Any) -> None:
     classifier = LlamaForSequenceClassification(base.config)
     small = BertConfig(vocab_size=48, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     for wrong, message in [
-        (classifier, r"reward_models\[1\] is a LlamaForSequenceClassification, a trajectory-level reward model.*causal LM"),
-        (BertModel(small), r"reward_models\[1\] is a BertModel, which has no causal language-modelling head.*causal LM"),
+        (
+            classifier,
+            r"reward_models\[1\] is a LlamaForSequenceClassification, a trajectory-level reward model.*causal LM",
+        ),
+        (
+            BertModel(small),
+            r"reward_models\[1\] is a BertModel, which has no causal language-modelling head.*causal LM",
+        ),
         (BertForMaskedLM(small), r"reward_models\[1\] is a BertForMaskedLM, which has no causal"),
         (tiny("t5"), r"reward_models\[1\] is a T5ForConditionalGeneration, an encoder-decoder"),
         (3, r"reward_models\[1\] must be a reward model, a causal LM, a hub id or a directory, got int"),
@@ -121,7 +132,9 @@ def test_a_disagreeing_vocabulary_shows_the_first_ids(pair: Any, tokenizer: Any)
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(fields), pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    other = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(fields), pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
     with pytest.raises(ValueError, match=r"2 of 48 shared ids mean different tokens.*4: 'b' / 'c', 5: 'c' / 'b'"):
         base.generate(**prompts(1), reward_models=[arm], tokenizer=tokenizer, reward_tokenizers=other, **GREEDY)
 
@@ -188,7 +201,13 @@ def test_a_cache_that_no_reward_model_has_read() -> None:
     with torch.no_grad():
         cache = base(prompt["input_ids"][:, :6], use_cache=True).past_key_values
     with pytest.raises(ValueError, match=r"holds 6 tokens, of which the reward models have read 0"):
-        base.generate(prompt["input_ids"][:, 6:], attention_mask=prompt["attention_mask"], reward_models=[arm], past_key_values=cache, **GREEDY)
+        base.generate(
+            prompt["input_ids"][:, 6:],
+            attention_mask=prompt["attention_mask"],
+            reward_models=[arm],
+            past_key_values=cache,
+            **GREEDY,
+        )
     with pytest.raises(ValueError, match="no reward model has read"):
         genarm_hf.guide(base, arm)(prompt["input_ids"][:, 6:], past_key_values=cache)
 
@@ -228,5 +247,5 @@ def test_caches_of_their_own_kind_are_refused_or_not_needed() -> None:
     torch.manual_seed(0)
     config = XLNetConfig(vocab_size=48, d_model=16, n_layer=1, n_head=2, d_inner=16, pad_token_id=0, eos_token_id=2)
     xlnet = XLNetLMHeadModel(config).eval()
-    with pytest.raises(ValueError, match="keeps a cache of its own kind.*use_cache=False"):
+    with pytest.raises(ValueError, match=r"keeps a cache of its own kind.*use_cache=False"):
         xlnet.generate(**prompts(1), reward_models=[tiny("llama")], **GREEDY)

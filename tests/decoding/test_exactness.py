@@ -97,7 +97,15 @@ def test_speculation_accepts_drafts() -> None:
     base, arm = tiny("llama"), tiny("llama", seed=1)
     forwards: list[int] = []
     handle = base.register_forward_hook(lambda *_: forwards.append(1))
-    base.generate(**prompts(1), reward_models=[arm], alpha=30.0, assistant_model=arm, max_new_tokens=20, do_sample=False, eos_token_id=None)
+    base.generate(
+        **prompts(1),
+        reward_models=[arm],
+        alpha=30.0,
+        assistant_model=arm,
+        max_new_tokens=20,
+        do_sample=False,
+        eos_token_id=None,
+    )
     handle.remove()
     assert len(forwards) < 12
 
@@ -107,10 +115,14 @@ def test_speculation_accepts_drafts() -> None:
 def test_reward_models_read_their_own_prompts(arms: int, own_prompts: bool) -> None:
     base, rewards = tiny("llama"), arms_for("gpt2", arms)
     prompt = prompts(2, 5, seed=1, padded=True)
-    reward_prompts = [prompts(2, 3 + 4 * i, seed=20 + i, padded=True) if own_prompts or i == 1 else None for i in range(arms)]
+    reward_prompts = [
+        prompts(2, 3 + 4 * i, seed=20 + i, padded=True) if own_prompts or i == 1 else None for i in range(arms)
+    ]
     expected = reference_greedy(base, rewards, 0.9, prompt, NEW, EOS, reward_prompts)
     for mode in (*GREEDY_MODES.values(), {"prefill_chunk_size": 2}):
-        output = base.generate(**prompt, reward_models=rewards, alpha=0.9, reward_inputs=reward_prompts, **GREEDY, **mode)
+        output = base.generate(
+            **prompt, reward_models=rewards, alpha=0.9, reward_inputs=reward_prompts, **GREEDY, **mode
+        )
         assert torch.equal(tokens(output), expected), mode
 
 
@@ -132,10 +144,14 @@ def test_own_prompts_in_assisted_decoding() -> None:
     prompt, own = prompts(1, 5, seed=1), prompts(1, 9, seed=2)
     if not WINDOWS_ROLL_BACK:
         with pytest.raises(ValueError, match=r"reward_models\[0\].*cannot roll back"):
-            base.generate(**prompt, reward_models=rewards, alpha=1.1, reward_inputs=own, prompt_lookup_num_tokens=2, **GREEDY)
+            base.generate(
+                **prompt, reward_models=rewards, alpha=1.1, reward_inputs=own, prompt_lookup_num_tokens=2, **GREEDY
+            )
         rewards = arms_for("gpt2", 1)
     expected = reference_greedy(base, rewards, 1.1, prompt, NEW, EOS, [own])
-    output = base.generate(**prompt, reward_models=rewards, alpha=1.1, reward_inputs=own, assistant_model=rewards[0], **GREEDY)
+    output = base.generate(
+        **prompt, reward_models=rewards, alpha=1.1, reward_inputs=own, assistant_model=rewards[0], **GREEDY
+    )
     assert torch.equal(output, expected)
 
 
@@ -145,7 +161,10 @@ def test_encoder_decoder_base(mode: str) -> None:
     base, rewards = tiny("t5"), arms_for("llama", 2)
     batch = 1 if mode in ("prompt lookup", "assisted") else 3
     source = prompts(batch, 7, seed=4, padded=True)
-    start = {"input_ids": torch.zeros(batch, 1, dtype=torch.long), "attention_mask": torch.ones(batch, 1, dtype=torch.long)}
+    start = {
+        "input_ids": torch.zeros(batch, 1, dtype=torch.long),
+        "attention_mask": torch.ones(batch, 1, dtype=torch.long),
+    }
     extra = {
         "prompt lookup": {"prompt_lookup_num_tokens": 2},
         "beams": {"num_beams": 3},
@@ -153,7 +172,11 @@ def test_encoder_decoder_base(mode: str) -> None:
         "assisted": {"assistant_model": tiny("t5", seed=9)},
     }.get(mode, GREEDY_MODES.get(mode, {}))
     settings = GREEDY | extra
-    plain = {k: v for k, v in settings.items() if k not in ("prompt_lookup_num_tokens", "assistant_model", "cache_implementation")}
+    plain = {
+        k: v
+        for k, v in settings.items()
+        if k not in ("prompt_lookup_num_tokens", "assistant_model", "cache_implementation")
+    }
     stateless = StatelessGuidance(rewards, [0.8, -0.3], start, normalize=mode == "beams")
     set_seed(3)
     expected = base.generate(**source, logits_processor=[stateless], **plain | {"use_cache": False})
@@ -179,7 +202,7 @@ def test_penalties_and_stops_see_the_guided_distribution() -> None:
 
 
 def test_temperature_is_of_the_guided_distribution() -> None:
-    """No rescaling by hand: `scores` at temperature T are guided logits over T (the official code divides by 1 + alpha)."""
+    """Temperature T divides the guided logits: no rescaling by hand (the official code divides by 1 + alpha)."""
     base, arm = tiny("llama"), tiny("llama", seed=1)
     prompt = prompts(2, 6)
     output = base.generate(
@@ -220,7 +243,9 @@ def test_a_cache_that_comes_back_continues_a_conversation() -> None:
     more = torch.cat([first.sequences, prompts(2, 3, seed=9)["input_ids"]], 1)
     mask = torch.cat([prompt["attention_mask"], torch.ones(2, more.shape[1] - 6, dtype=torch.long)], 1)
     fresh = base.generate(input_ids=more, attention_mask=mask, **guided, max_new_tokens=6)
-    resumed = base.generate(input_ids=more, attention_mask=mask, **guided, max_new_tokens=6, past_key_values=first.past_key_values)
+    resumed = base.generate(
+        input_ids=more, attention_mask=mask, **guided, max_new_tokens=6, past_key_values=first.past_key_values
+    )
     assert torch.equal(resumed, fresh)
 
 
@@ -231,7 +256,9 @@ def test_a_prefilled_cache_of_the_base_alone() -> None:
     with torch.no_grad():
         base(prompt["input_ids"][:, :6], past_key_values=cache, use_cache=True)
     expected = reference_greedy(base, [arm], 0.9, prompt, NEW, EOS)
-    assert torch.equal(base.generate(**prompt, reward_models=[arm], alpha=0.9, past_key_values=cache, **GREEDY), expected)
+    assert torch.equal(
+        base.generate(**prompt, reward_models=[arm], alpha=0.9, past_key_values=cache, **GREEDY), expected
+    )
 
 
 def test_prompt_as_embeddings_with_a_reward_prompt() -> None:
@@ -240,11 +267,18 @@ def test_prompt_as_embeddings_with_a_reward_prompt() -> None:
     expected = reference_greedy(base, [arm], 0.9, prompt, NEW, EOS, [prompt])
     embeds = base.get_input_embeddings()(prompt["input_ids"])
     output = base.generate(
-        inputs_embeds=embeds, attention_mask=prompt["attention_mask"], reward_models=[arm], alpha=0.9, reward_inputs=prompt, **GREEDY
+        inputs_embeds=embeds,
+        attention_mask=prompt["attention_mask"],
+        reward_models=[arm],
+        alpha=0.9,
+        reward_inputs=prompt,
+        **GREEDY,
     )
     assert torch.equal(output, expected[:, 6:])
     with pytest.raises(ValueError, match=r"inputs_embeds.*reward_inputs"):
-        base.generate(inputs_embeds=embeds, attention_mask=prompt["attention_mask"], reward_models=[arm], alpha=0.9, **GREEDY)
+        base.generate(
+            inputs_embeds=embeds, attention_mask=prompt["attention_mask"], reward_models=[arm], alpha=0.9, **GREEDY
+        )
 
 
 @pytest.mark.parametrize("size", [VOCAB - 5, VOCAB + 7])
@@ -301,12 +335,16 @@ def test_token_rewards_of_what_was_generated() -> None:
     prompt = prompts(2, 6, seed=8, padded=True)
     for mode in ({}, {"num_beams": 3, "num_return_sequences": 2}, {"do_sample": True, "num_return_sequences": 3}):
         settings = GREEDY | mode
-        output = base.generate(**prompt, reward_models=rewards, alpha=0.7, output_rewards=True, return_dict_in_generate=True, **settings)
+        output = base.generate(
+            **prompt, reward_models=rewards, alpha=0.7, output_rewards=True, return_dict_in_generate=True, **settings
+        )
         sequences = output.sequences
         new = sequences.shape[1] - 6
         assert output.rewards.shape == (2, len(sequences), new)
         times = len(sequences) // 2
-        mask = torch.cat([prompt["attention_mask"].repeat_interleave(times, 0), torch.ones(len(sequences), new, dtype=torch.long)], 1)
+        mask = torch.cat(
+            [prompt["attention_mask"].repeat_interleave(times, 0), torch.ones(len(sequences), new, dtype=torch.long)], 1
+        )
         for i, arm in enumerate(rewards):
             model = genarm_hf.AutoregressiveRewardModel.from_backbone(arm)
             expected = model.token_rewards(sequences, mask)[:, 6:].detach()

@@ -59,7 +59,9 @@ def test_each_token_is_fed_once_to_each_model() -> None:
     base, arm = tiny("llama"), tiny("gpt2", seed=1)
     fed: list[int] = []
     for model in (base, arm):
-        model.register_forward_pre_hook(lambda _, args, kwargs: fed.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+        model.register_forward_pre_hook(
+            lambda _, args, kwargs: fed.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        )
     base.generate(**prompts(1, 6), reward_models=[arm], alpha=1.0, eos_token_id=None, **GREEDY)
     assert fed == [6, 6, *([1, 1] * 7)]
 
@@ -68,7 +70,9 @@ def test_a_scheduled_reward_model_sleeps_and_catches_up() -> None:
     base, arm = tiny("llama"), tiny("gpt2", seed=1)
     fed: list[int] = []
     arm.register_forward_pre_hook(lambda _, args, kwargs: fed.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
-    base.generate(**prompts(1, 6), reward_models=[arm], alpha=lambda step: float(step in (4, 5)), eos_token_id=None, **GREEDY)
+    base.generate(
+        **prompts(1, 6), reward_models=[arm], alpha=lambda step: float(step in (4, 5)), eos_token_id=None, **GREEDY
+    )
     assert fed == [6 + 4, 1]
 
 
@@ -135,7 +139,9 @@ def test_a_static_cache_resets() -> None:
     base, arm = tiny("llama"), tiny("gpt2", seed=1)
     prompt = prompts(2, 6)
     cache = StaticCache(config=base.config, max_cache_len=32)
-    first = base.generate(**prompt, reward_models=[arm], alpha=0.9, past_key_values=cache, return_dict_in_generate=True, **GREEDY)
+    first = base.generate(
+        **prompt, reward_models=[arm], alpha=0.9, past_key_values=cache, return_dict_in_generate=True, **GREEDY
+    )
     first.past_key_values.reset()
     again = base.generate(**prompt, reward_models=[arm], alpha=0.9, past_key_values=first.past_key_values, **GREEDY)
     assert torch.equal(again, first.sequences)
@@ -179,7 +185,9 @@ def test_it_is_of_the_base_class_and_changes_nothing() -> None:
 def test_guided_object_generates_and_takes_another_alpha() -> None:
     base, arm = tiny("llama"), tiny("gpt2", seed=1)
     guided, prompt = genarm_hf.guide(base, arm, 0.9), prompts(2)
-    assert torch.equal(guided.generate(**prompt, **GREEDY), base.generate(**prompt, reward_model=arm, alpha=0.9, **GREEDY))
+    assert torch.equal(
+        guided.generate(**prompt, **GREEDY), base.generate(**prompt, reward_model=arm, alpha=0.9, **GREEDY)
+    )
     assert torch.equal(guided.generate(**prompt, alpha=0.0, **GREEDY), base.generate(**prompt, **GREEDY))
 
 
@@ -198,8 +206,9 @@ def test_outputs_keep_the_contract_of_generate(mode: dict[str, Any]) -> None:
     """As transformers' GenerationTesterMixin asks: types, lengths and shapes are those of the unguided call."""
     base, arm, prompt = tiny("llama"), tiny("gpt2", seed=1), prompts(2)
     settings = {
-        "max_new_tokens": 5, "min_new_tokens": 5, "return_dict_in_generate": True, "output_scores": True, "output_logits": True,
-        "output_attentions": True, "output_hidden_states": True, "num_return_sequences": 1 if mode == {} else 2,
+        "max_new_tokens": 5, "min_new_tokens": 5, "return_dict_in_generate": True, "output_scores": True,
+        "output_logits": True, "output_attentions": True, "output_hidden_states": True, "num_return_sequences": 1 if
+        mode == {} else 2,
     } | mode  # fmt: skip
     base.set_attn_implementation("eager")
     plain, guided = base.generate(**prompt, **settings), base.generate(**prompt, reward_models=[arm], **settings)
@@ -207,8 +216,14 @@ def test_outputs_keep_the_contract_of_generate(mode: dict[str, Any]) -> None:
     assert plain.sequences.shape == guided.sequences.shape
     for key in ("scores", "logits", "attentions", "hidden_states"):
         assert len(plain[key]) == len(guided[key]) == 5
-    assert all(a.shape == b.shape and b.dtype == torch.float32 for a, b in zip(plain.logits, guided.logits, strict=True))
-    assert all(a.shape == b.shape for x, y in zip(plain.attentions, guided.attentions, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(
+        a.shape == b.shape and b.dtype == torch.float32 for a, b in zip(plain.logits, guided.logits, strict=True)
+    )
+    assert all(
+        a.shape == b.shape
+        for x, y in zip(plain.attentions, guided.attentions, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
     transition = base.compute_transition_scores(
         guided.sequences, guided.scores, getattr(guided, "beam_indices", None), normalize_logits="num_beams" not in mode
     )
@@ -219,8 +234,8 @@ def test_outputs_keep_the_contract_of_generate(mode: dict[str, Any]) -> None:
 def test_beam_scores_are_log_probabilities_of_the_policy() -> None:
     base, arm, prompt = tiny("llama"), tiny("gpt2", seed=1), prompts(1)
     output = base.generate(
-        **prompt, reward_models=[arm], alpha=1.3, num_beams=4, max_new_tokens=6, length_penalty=0.0, do_sample=False, eos_token_id=None,
-        return_dict_in_generate=True, output_scores=True,
+        **prompt, reward_models=[arm], alpha=1.3, num_beams=4, max_new_tokens=6, length_penalty=0.0, do_sample=False,
+        eos_token_id=None, return_dict_in_generate=True, output_scores=True,
     )  # fmt: skip
     logprobs = genarm_hf.guide(base, arm, 1.3).token_logprobs(output.sequences)[:, 6:].sum(-1)
     torch.testing.assert_close(output.sequences_scores, logprobs, atol=1e-3, rtol=1e-4)
@@ -233,7 +248,9 @@ def test_base_under_peft() -> None:
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     base = tiny("llama")
-    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)).eval()
+    model = peft.get_peft_model(
+        base, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    ).eval()
     arm, prompt = tiny("gpt2", seed=1), prompts(2, padded=True)
     expected = reference_greedy(model.get_base_model(), [arm], 0.9, prompt, 8, EOS)
     assert torch.equal(model.generate(**prompt, reward_models=[arm], alpha=0.9, **GREEDY), expected)
@@ -280,7 +297,9 @@ def test_bitsandbytes_base() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         base.save_pretrained(folder)
-        quantised = AutoModelForCausalLM.from_pretrained(folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True)).eval()
+        quantised = AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
+        ).eval()
         expected = reference_greedy(quantised, [arm], 0.9, prompt, 8, EOS)
         assert torch.equal(quantised.generate(**prompt, reward_models=[arm], alpha=0.9, **GREEDY), expected)
 
@@ -289,12 +308,16 @@ def test_multimodal_base_whose_reward_model_reads_the_text() -> None:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     torch.manual_seed(0)
-    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+    )
     text = LlamaConfig(
-        vocab_size=VOCAB + 1, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, initializer_range=0.4,
-        pad_token_id=0, bos_token_id=1, eos_token_id=EOS,
+        vocab_size=VOCAB + 1, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        initializer_range=0.4, pad_token_id=0, bos_token_id=1, eos_token_id=EOS,
     )  # fmt: skip
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=VOCAB, vision_feature_layer=-1, image_seq_length=4)
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=VOCAB, vision_feature_layer=-1, image_seq_length=4
+    )
     base, arm = LlavaForConditionalGeneration(config).eval(), tiny("gpt2", seed=1)
     ids = torch.tensor([[5, VOCAB, VOCAB, VOCAB, VOCAB, 6, 7]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": torch.randn(1, 3, 8, 8)}
@@ -303,8 +326,14 @@ def test_multimodal_base_whose_reward_model_reads_the_text() -> None:
     for _ in range(8):
         mask = (current != VOCAB).long()
         with torch.no_grad():
-            logits = base(input_ids=current, pixel_values=inputs["pixel_values"], attention_mask=torch.ones_like(current)).logits[0, -1].float()
-            reward = arm(current.masked_fill(mask == 0, 0), attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
+            logits = (
+                base(input_ids=current, pixel_values=inputs["pixel_values"], attention_mask=torch.ones_like(current))
+                .logits[0, -1]
+                .float()
+            )
+            reward = arm(
+                current.masked_fill(mask == 0, 0), attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)
+            )
         logits[:VOCAB] += 0.9 * reward.logits[0, -1].float().log_softmax(-1)
         current = torch.cat([current, logits[:VOCAB].argmax()[None, None]], 1)
     assert torch.equal(output, current)
@@ -317,12 +346,14 @@ def test_recurrent_and_hybrid_models(kind: str, role: str) -> None:
 
     torch.manual_seed(0)
     if kind == "mamba":
-        config: Any = hf.MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=4, pad_token_id=0, eos_token_id=EOS)
+        config: Any = hf.MambaConfig(
+            vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=4, pad_token_id=0, eos_token_id=EOS
+        )
     else:
         config = hf.FalconH1Config(
-            vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            mamba_d_ssm=32, mamba_n_heads=4, mamba_d_state=8, mamba_n_groups=1, mamba_chunk_size=8, initializer_range=0.4,
-            pad_token_id=0, bos_token_id=1, eos_token_id=EOS,
+            vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_state=8, mamba_n_groups=1,
+            mamba_chunk_size=8, initializer_range=0.4, pad_token_id=0, bos_token_id=1, eos_token_id=EOS,
         )  # fmt: skip
     recurrent = AutoModelForCausalLM.from_config(config).eval()
     other = tiny("llama", seed=1)
@@ -331,13 +362,16 @@ def test_recurrent_and_hybrid_models(kind: str, role: str) -> None:
     ids = prompt["input_ids"]
     for _ in range(8):
         with torch.no_grad():
-            logits = base(ids, use_cache=False).logits[:, -1].float() + 0.9 * arm(ids, use_cache=False).logits[:, -1].float().log_softmax(-1)
+            logits = base(ids, use_cache=False).logits[:, -1].float() + 0.9 * arm(ids, use_cache=False).logits[
+                :, -1
+            ].float().log_softmax(-1)
         ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
     output = base.generate(**prompt, reward_models=[arm], alpha=0.9, eos_token_id=None, **GREEDY)
     assert torch.equal(output, ids)
 
 
-# ---------------------------------------------------------------------------------------------- generation configs, install
+# ---------------------------------------------------------------------------------------------- generation configs,
+# install
 
 
 def test_a_generation_config_carries_guidance(tmp_path: Any) -> None:

@@ -28,14 +28,20 @@ strengths = st.floats(-1.5, 2.5, width=32).map(lambda x: 0.0 if abs(x) < 0.3 els
 def configurations(draw: Any) -> dict[str, Any]:
     arms, batch = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     form = draw(st.sampled_from(["number", "per arm", "per row", "callable"]))
-    values = torch.tensor(draw(st.lists(st.lists(strengths, min_size=arms, max_size=arms), min_size=batch, max_size=batch)))
+    values = torch.tensor(
+        draw(st.lists(st.lists(strengths, min_size=arms, max_size=arms), min_size=batch, max_size=batch))
+    )
     alpha: Any = {"number": float(values[0, 0]), "per arm": values[0].tolist(), "per row": values}.get(form)
     if form == "callable":
         alpha = lambda step: values * (step % 3)  # noqa: E731
     return {
         "base": draw(st.sampled_from(KINDS)),
         "arms": [
-            (draw(st.sampled_from(KINDS)), draw(st.integers(1, 3)), draw(st.sampled_from([VOCAB, VOCAB, VOCAB - 4, VOCAB + 3])))
+            (
+                draw(st.sampled_from(KINDS)),
+                draw(st.integers(1, 3)),
+                draw(st.sampled_from([VOCAB, VOCAB, VOCAB - 4, VOCAB + 3])),
+            )
             for _ in range(arms)
         ],
         "form": form,
@@ -84,7 +90,9 @@ def test_generate_equals_the_stateless_loop(case: dict[str, Any]) -> None:
     mode = {"max_new_tokens": case["new"], "do_sample": False} | case["mode"]
     beams = mode.get("num_beams", 1) > 1
     stateless = StatelessGuidance(arms, case["alpha"], prompt, own, normalize=beams)
-    plain = {k: v for k, v in mode.items() if k not in ("cache_implementation", "prefill_chunk_size", "repetition_penalty")}
+    plain = {
+        k: v for k, v in mode.items() if k not in ("cache_implementation", "prefill_chunk_size", "repetition_penalty")
+    }
     processors: list[Any] = [stateless]
     if "repetition_penalty" in mode:
         from transformers import RepetitionPenaltyLogitsProcessor

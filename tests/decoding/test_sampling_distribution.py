@@ -17,7 +17,9 @@ LENGTH = 3
 SAMPLES = 6000
 
 
-def policy(base: Any, arms: list[Any], alpha: list[float], prompt: torch.Tensor, temperature: float = 1.0, top_k: int = 8) -> torch.Tensor:
+def policy(
+    base: Any, arms: list[Any], alpha: list[float], prompt: torch.Tensor, temperature: float = 1.0, top_k: int = 8
+) -> torch.Tensor:
     """Probability of each of the 8 ** 3 continuations, by the formula."""
     sequences = torch.tensor(list(itertools.product(range(8), repeat=LENGTH)))
     ids = torch.cat([prompt.expand(len(sequences), -1), sequences], 1)
@@ -38,7 +40,9 @@ def total_variation(output: torch.Tensor, expected: torch.Tensor) -> float:
 
 def noise(expected: torch.Tensor, samples: int) -> float:
     """Mean total variation of that many true samples, and three standard deviations more."""
-    draws = torch.stack([torch.bincount(expected.multinomial(samples, True), minlength=512) / samples for _ in range(40)])
+    draws = torch.stack(
+        [torch.bincount(expected.multinomial(samples, True), minlength=512) / samples for _ in range(40)]
+    )
     distances = (draws - expected).abs().sum(-1) / 2
     return float(distances.mean() + 4 * distances.std())
 
@@ -64,7 +68,12 @@ def test_samples_follow_the_guided_policy(alpha: list[float], settings: dict[str
     limit = noise(expected, SAMPLES)
     assert total_variation(output, expected) < limit
     unguided = base.generate(
-        prompt, do_sample=True, max_new_tokens=LENGTH, num_return_sequences=SAMPLES, eos_token_id=None, **{"top_k": 0} | settings
+        prompt,
+        do_sample=True,
+        max_new_tokens=LENGTH,
+        num_return_sequences=SAMPLES,
+        eos_token_id=None,
+        **{"top_k": 0} | settings,
     )
     assert total_variation(unguided, expected) > 1.5 * limit, "the test could not tell the base from the guided policy"
 
@@ -78,7 +87,13 @@ def test_speculative_samples_follow_the_guided_policy(draft: str) -> None:
     assistant = arm if draft == "arm" else tiny("llama", seed=5, num_hidden_layers=1, **SMALL)
     guided = genarm_hf.guide(base, arm, 1.0)
     set_seed(0)
-    settings = {"do_sample": True, "max_new_tokens": LENGTH, "top_k": 0, "eos_token_id": None, "assistant_model": assistant}
+    settings = {
+        "do_sample": True,
+        "max_new_tokens": LENGTH,
+        "top_k": 0,
+        "eos_token_id": None,
+        "assistant_model": assistant,
+    }
     output = torch.cat([guided.generate(prompt, **settings) for _ in range(1500)])
     assert total_variation(output, expected) < noise(expected, 1500)
 

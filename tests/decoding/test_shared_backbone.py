@@ -39,7 +39,11 @@ def adapted(base: Any, seed: int, **changes: Any) -> Any:
     """A LoRA reward model on the base's own tensors."""
     from genarm_hf.adapters import share_weights
 
-    config = {"r": 2 + seed, "target_modules": TARGETS.get(base.config.model_type, TARGETS["gemma"]), "init_lora_weights": False} | changes
+    config = {
+        "r": 2 + seed,
+        "target_modules": TARGETS.get(base.config.model_type, TARGETS["gemma"]),
+        "init_lora_weights": False,
+    } | changes
     config["fan_in_fan_out"] = base.config.model_type == "gpt2"
     torch.manual_seed(seed)
     return peft.get_peft_model(share_weights(base), peft.LoraConfig(**config)).eval()
@@ -61,10 +65,14 @@ def test_one_pass_equals_separate_passes(kind: str, mode: str) -> None:
     set_seed(0)
     separate = base.generate(**prompt, reward_models=arms, alpha=ROWS, share_backbone=False, **settings)
     set_seed(0)
-    assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=ROWS, share_backbone=True, **settings), separate)
+    assert torch.equal(
+        base.generate(**prompt, reward_models=arms, alpha=ROWS, share_backbone=True, **settings), separate
+    )
 
 
-@pytest.mark.parametrize("mode", [{"prompt_lookup_num_tokens": 2}, {"assistant_model": "arm"}, {"assistant_model": "small"}])
+@pytest.mark.parametrize(
+    "mode", [{"prompt_lookup_num_tokens": 2}, {"assistant_model": "arm"}, {"assistant_model": "small"}]
+)
 def test_speculation_in_one_pass(mode: dict[str, Any]) -> None:
     base = tiny("llama")
     arms = [adapted(base, 1), adapted(base, 3)]
@@ -100,7 +108,9 @@ def test_one_with_its_own_prompt_reads_by_itself() -> None:
     arms, own = [adapted(base, 1), adapted(base, 3)], prompts(2, 9, seed=7, padded=True)
     prompt = prompts(2, 6, padded=True)
     expected = reference_greedy(base, [arm.get_base_model() for arm in arms], 0.7, prompt, 10, EOS, [None, own])
-    assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=0.7, reward_inputs=[None, own], **GREEDY), expected)
+    assert torch.equal(
+        base.generate(**prompt, reward_models=arms, alpha=0.7, reward_inputs=[None, own], **GREEDY), expected
+    )
 
 
 def test_a_scheduled_alpha() -> None:
@@ -123,7 +133,9 @@ def test_an_adapter_inside_the_very_base_is_taken_out_of_it() -> None:
     """`PeftModel(base)` changes the base in place; guiding that base by it means the base as it was."""
     base, plain = tiny("llama"), tiny("llama")
     torch.manual_seed(1)
-    arm = peft.get_peft_model(base, peft.LoraConfig(r=3, target_modules=TARGETS["llama"], init_lora_weights=False)).eval()
+    arm = peft.get_peft_model(
+        base, peft.LoraConfig(r=3, target_modules=TARGETS["llama"], init_lora_weights=False)
+    ).eval()
     prompt = prompts(2, 6, padded=True)
     before = base(**prompt).logits
     expected = reference_greedy(plain, [base], 0.7, prompt, 10, EOS)
@@ -171,7 +183,11 @@ def test_a_conversation_goes_on_and_foreign_rows_are_refused() -> None:
     more = torch.cat([first.sequences, prompts(2, 3, seed=9)["input_ids"]], 1)
     resumed = base.generate(more, **guided, max_new_tokens=6, past_key_values=first.past_key_values)
     assert torch.equal(resumed, base.generate(more, **guided, max_new_tokens=6))
-    for change in ({"reward_models": [other]}, {"alpha": 0.0}, {"share_backbone": False, "reward_models": [tiny("gpt2")]}):
+    for change in (
+        {"reward_models": [other]},
+        {"alpha": 0.0},
+        {"share_backbone": False, "reward_models": [tiny("gpt2")]},
+    ):
         first = base.generate(**prompt, **guided, max_new_tokens=4, return_dict_in_generate=True)
         with pytest.raises(ValueError, match="other reward models on the base's weights"):
             base.generate(more, **guided | change, max_new_tokens=6, past_key_values=first.past_key_values)
@@ -183,7 +199,9 @@ def test_forward_step_by_step_and_cache_operations() -> None:
     guided, ids = genarm_hf.guide(base, arms, [0.7, 0.2]), prompts(3, 9)["input_ids"]
     with torch.no_grad():
         whole = guided(ids).logits
-        torch.testing.assert_close(genarm_hf.guide(base, arms, [0.7, 0.2], share_backbone=False)(ids).logits, whole, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            genarm_hf.guide(base, arms, [0.7, 0.2], share_backbone=False)(ids).logits, whole, atol=1e-4, rtol=1e-4
+        )
         cache = guided(ids[:, :6], use_cache=True).past_key_values
         cache.crop(-2)
         cache.batch_select_indices(torch.tensor([2, 0]))

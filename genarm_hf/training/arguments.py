@@ -1,0 +1,96 @@
+"""`ARMTrainingArguments`: the options of training a reward model, on top of those of `TrainingArguments`."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import SchedulerType, TrainingArguments
+
+from ..configuration_genarm import check_values
+
+
+@dataclass
+class ARMTrainingArguments(TrainingArguments):
+    """Options of [`ARMTrainer`]: those of `TrainingArguments` and the following ones.
+
+    Defaults are the paper's for LoRA on HH-RLHF (arXiv 2410.08193): beta 0.05, learning rate 5e-4, one epoch. For full
+    fine-tuning the paper uses a learning rate of 5e-7.
+
+    Args:
+        beta (`float`, defaults to 0.05): inverse temperature of the loss (eq. 6), positive. Saved with the model.
+        margin (`float`, defaults to 0.0): subtracted inside the sigmoid; added to a row's own `margin` if any.
+        preference_label_smoothing (`float`, defaults to 0.0):
+            probability that a preference label is wrong, in [0, 0.5). `label_smoothing_factor` is another, for tokens.
+        max_length (`int`, *optional*):
+            most tokens of prompt and response together. A longer prompt loses its start. None: the model's positions.
+        overlong_responses (`str`, defaults to `"error"`):
+            what becomes of pairs whose response alone is too long: `"error"` or `"drop"`.
+        objective (`str`, *optional*): what the reward measures, for people: `"helpful"`, ... Saved with the model.
+        prompt_template (`str`, *optional*):
+            format string with `{prompt}` that prompts are put into. Saved with the model.
+        disable_dropout (`bool`, defaults to `True`):
+            switch the backbone's own dropout off, so that the same network judges both responses. An adapter's dropout
+            stays.
+        dataset_num_proc (`int`, *optional*): processes that tokenise a `datasets.Dataset`.
+
+    Raises:
+        ValueError: an option is outside its range.
+    """
+
+    learning_rate: float = field(
+        default=5e-4, metadata={"help": "Initial learning rate; 5e-7 for full fine-tuning in the paper."}
+    )
+    lr_scheduler_type: SchedulerType | str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Number of passes over the pairs."})
+    logging_steps: float = field(
+        default=10, metadata={"help": "Steps between two logs; below 1: a share of all steps."}
+    )
+    beta: float = field(default=0.05, metadata={"help": "Inverse temperature of the Bradley-Terry loss."})
+    margin: float = field(default=0.0, metadata={"help": "Margin inside the sigmoid."})
+    preference_label_smoothing: float = field(
+        default=0.0, metadata={"help": "Probability that a label is wrong, in [0, 0.5)."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Most tokens of prompt and response; default: the model's positions."}
+    )
+    overlong_responses: str = field(
+        default="error", metadata={"help": "Pairs with too long a response: 'error' or 'drop'."}
+    )
+    objective: str | None = field(default=None, metadata={"help": "Name of what the reward measures."})
+    prompt_template: str | None = field(default=None, metadata={"help": "Format string with {prompt}."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Switch the backbone's dropout off."})
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes for tokenising."})
+
+    def __post_init__(self) -> None:
+        """Check the options before the far slower set-up of devices."""
+        _require(self.beta is not None, "beta", self.beta, "a positive number, such as 0.05")
+        check_values(self.beta, None, self.prompt_template)
+        _require(_is_number(self.margin), "margin", self.margin, "a finite number")
+        smoothing = self.preference_label_smoothing
+        rule = "a number in [0, 0.5): at 0.5 labels would say nothing"
+        _require(_is_number(smoothing) and 0 <= smoothing < 0.5, "preference_label_smoothing", smoothing, rule)
+        self._check_choices()
+        super().__post_init__()
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # torch would warn that there is nothing to pin memory for
+
+    def _check_choices(self) -> None:
+        if self.max_length is not None and self.max_length < 2:
+            raise ValueError(f"`max_length` must leave room for a prompt and a response token, got {self.max_length}.")
+        if self.overlong_responses not in ("error", "drop"):
+            raise ValueError(f"`overlong_responses` must be 'error' or 'drop', got {self.overlong_responses!r}.")
+        if self.label_smoothing_factor != 0:
+            raise ValueError(
+                f"`label_smoothing_factor` smooths token targets, which this loss does not have; got "
+                f"{self.label_smoothing_factor}. For labels that may be wrong, set `preference_label_smoothing`."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require(holds: bool, name: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"`{name}` must be {rule}, got {value!r}.")

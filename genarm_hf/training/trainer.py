@@ -1,0 +1,379 @@
+"""`ARMTrainer`: the Hugging Face `Trainer` for autoregressive reward models.
+
+What it trains is the backbone itself (a causal LM, or a PEFT model of one), so that everything the `Trainer` knows of
+those keeps working; what it saves is a reward-model repository.
+"""
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainerCallback
+
+from ..adapters import active_adapter, check_backbone, share_weights, unwrap
+from ..configuration_genarm import GenARMConfig
+from ..model_card import write_model_card
+from ..modeling_genarm import AutoregressiveRewardModel
+from .arguments import ARMTrainingArguments
+from .data import TRAINING_COLUMNS, PairCollator, PairTokenizer, is_tokenized, tokenize_pairs
+from .losses import preference_loss, response_logprobs
+
+METRICS = ("loss", "rewards/accuracy", "rewards/margin", "logps/chosen", "logps/rejected")
+"""What is known of every pair: its loss, whether chosen is above rejected, beta times their difference, and both
+log-probabilities in nats."""
+
+
+class ARMTrainer(Trainer):
+    """Trains an [`AutoregressiveRewardModel`] on preference pairs (arXiv 2410.08193, eq. 6).
+
+    Args:
+        model (`str`, `PreTrainedModel`, `PeftModel` or [`AutoregressiveRewardModel`]):
+            what to start from; a string is a directory or hub id of any of these. It is trained in place, except with
+            `peft_config`.
+        args ([`ARMTrainingArguments`], *optional*): options; the defaults write to `trainer_output`.
+        train_dataset:
+            rows with the strings `prompt`, `chosen` and `rejected` (or tokenised ones, see [`PairTokenizer`]): a list,
+            a `datasets.Dataset`, or another dataset with a length.
+        eval_dataset: the same, or a dictionary of several.
+        processing_class: the tokenizer. For a `model` given as a string it is loaded from there.
+        peft_config (`peft.PeftConfig`, *optional*):
+            train an adapter instead of the weights. The adapter is put into a copy of the modules that shares the
+            weights of `model`: no memory is spent twice, and `model` itself stays a plain model that can be guided.
+        data_collator: default [`PairCollator`].
+        compute_metrics:
+            gets predictions `(pairs, 2)`, the log-probabilities of chosen and rejected, and labels, 0 for each pair.
+        callbacks: added to the default ones.
+        optimizers: optimizer and scheduler, instead of those of `args`.
+
+    Raises:
+        TypeError: `args` are not [`ARMTrainingArguments`], or `model` is no model.
+        ValueError: `model` is no causal LM or has nothing to train, there is no tokenizer, or a row of the data is bad.
+
+    Example:
+
+    ```python
+    >>> from tempfile import mkdtemp
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(vocab_size=16, hidden_size=64, intermediate_size=8, num_hidden_layers=1)
+    >>> pairs = [{"prompt_ids": [1, 5], "chosen_ids": [7, 2], "rejected_ids": [9, 2]}]  # or text, with a tokenizer
+    >>> args = ARMTrainingArguments(mkdtemp(), use_cpu=True, objective="sevens", beta=0.1)
+    >>> trainer = ARMTrainer(LlamaForCausalLM(config), args, train_dataset=pairs)
+    >>> trainer.reward_model.config.beta
+    0.1
+
+    ```
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | PreTrainedModel | nn.Module,
+        args: ARMTrainingArguments | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        peft_config: Any = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        compute_metrics: Callable[[Any], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+    ) -> None:
+        args = ARMTrainingArguments() if args is None else args
+        if not isinstance(args, ARMTrainingArguments):
+            raise TypeError(
+                f"`args` must be ARMTrainingArguments, got {type(args).__name__}. They take its options too."
+            )
+        if processing_class is None and isinstance(model, (str, os.PathLike)):
+            processing_class = _find_tokenizer(model)
+        backbone, origin = _open(model, peft_config)
+        backbone = _trainable(backbone, args, peft_config)
+        self._origin, self._encode = origin, _pair_tokenizer(processing_class, backbone, origin, args)
+        config = unwrap(backbone).config
+        use_cache = getattr(config, "use_cache", True)
+        super().__init__(
+            model=backbone,
+            args=args,
+            data_collator=data_collator or PairCollator(_pad_token_id(processing_class)),
+            train_dataset=self._tokenized(train_dataset, "train_dataset", args),
+            eval_dataset=self._tokenized(eval_dataset, "eval_dataset", args),
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # the Trainer switches the cache off in the configuration, which would be saved; forwards here say so themselves
+        config.use_cache = use_cache
+        # losses are sums over the pairs of a whole optimizer step (`get_batch_samples`), not to be divided again
+        self.model_accepts_loss_kwargs = True
+        self._seen, self._evaluated = _PairMeans(self.accelerator.reduce), _PairMeans()
+
+    # ------------------------------------------------------------------ what comes out
+
+    @property
+    def reward_model(self) -> AutoregressiveRewardModel:
+        """The reward model as trained so far, in eval mode, over the same weights; ready to guide."""
+        arm = self._wrap(self.accelerator.unwrap_model(self.model))
+        return arm.eval()
+
+    def _wrap(self, backbone: nn.Module) -> AutoregressiveRewardModel:
+        """Read a backbone as a reward model with the options it was trained with."""
+        return AutoregressiveRewardModel.from_backbone(
+            backbone,
+            beta=self.args.beta,
+            alpha=self._origin.alpha,
+            objective=self.args.objective or self._origin.objective,
+            prompt_template=self.args.prompt_template or self._origin.prompt_template,
+        )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Write a reward-model repository. The Trainer's pickled `training_args.bin` is left out: nothing reads it."""
+        directory = output_dir or self.args.output_dir
+        arm = self._wrap(self.accelerator.unwrap_model(self.model))
+        arm.save_pretrained(
+            directory, tokenizer=self.processing_class, state_dict=state_dict, is_main_process=self.args.should_save
+        )
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the reward model's card; the `Trainer` asks for one before it pushes to the hub."""
+        if self.is_world_process_zero():
+            write_model_card(self.reward_model.config, Path(self.args.output_dir), repo_id=self.hub_model_id)
+
+    # ------------------------------------------------------------------ what goes in
+
+    def _tokenized(self, dataset: Any, name: str, args: ARMTrainingArguments) -> Any:
+        """The dataset as ids; a dictionary of datasets entry by entry."""
+        if dataset is None:
+            return None
+        if isinstance(dataset, Mapping):
+            return {key: self._tokenized(part, f"{name}[{key!r}]", args) for key, part in dataset.items()}
+        encode = self._encode(name)
+        if encode.tokenizer is None and not is_tokenized(dataset):
+            raise ValueError(f"`{name}` holds text, which needs a tokenizer. Pass it as `processing_class`.")
+        # one process tokenises and the others read what it cached
+        with args.main_process_first(desc=f"tokenizing {name}"):
+            return tokenize_pairs(dataset, encode, args.dataset_num_proc)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As in `Trainer`, from rows of text too."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self._tokenized(eval_dataset, "eval_dataset", self.args)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """As in `Trainer`, from rows of text too."""
+        return super().get_test_dataloader(self._tokenized(test_dataset, "test_dataset", self.args))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """The columns that a batch is made of are ours, not arguments of the model's forward."""
+        self._signature_columns = list(TRAINING_COLUMNS)
+
+    # ------------------------------------------------------------------ the loss
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The micro-batches of one optimizer step and how many pairs they hold, on all processes together.
+
+        Dividing by this number makes gradient accumulation exact, even where a last micro-batch is smaller.
+        """
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        pairs = sum(len(batch["input_ids"]) // 2 for batch in batches)
+        if self.accelerator.num_processes > 1:
+            return batches, self.accelerator.gather(torch.tensor(pairs, device=device)).sum()
+        return batches, pairs
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Loss of a batch of pairs.
+
+        Args:
+            model: the wrapped backbone.
+            inputs: what [`PairCollator`] makes: chosen rows, then rejected rows.
+            return_outputs: also return the figures of every pair, `(batch, len(METRICS))`.
+            num_items_in_batch: pairs in the optimizer step. None: the loss is the mean of this batch.
+        """
+        chosen, rejected = self.pair_logprobs(model, inputs)
+        margin = self.args.margin + inputs.get("margin", 0.0)
+        losses = preference_loss(chosen, rejected, self.args.beta, margin, self.args.preference_label_smoothing)
+        above = (chosen > rejected).float()
+        figures = torch.stack([losses, above, self.args.beta * (chosen - rejected), chosen, rejected], dim=-1)
+        if model.training:
+            self._seen.update(figures.detach())
+        if num_items_in_batch is None:
+            loss = losses.mean()
+        else:
+            # processes average their gradients, and each holds its share of the sum
+            loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
+        return (loss, figures) if return_outputs else loss
+
+    def pair_logprobs(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities `(batch,)` of chosen and of rejected responses, by one forward of the wrapped model.
+
+        Logits are asked for from the batch's first response token on only, where the model can leave the others out.
+        """
+        mask = inputs["response_mask"]
+        kwargs: dict[str, Any] = {"use_cache": False}
+        if self._can_skip_logits():
+            first = int(mask.any(0).int().argmax())
+            kwargs["logits_to_keep"] = mask.shape[1] - first + 1
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **kwargs).logits
+        chosen, rejected = response_logprobs(logits, inputs["input_ids"], mask).chunk(2)
+        return chosen, rejected
+
+    def _can_skip_logits(self) -> bool:
+        causal_lm = unwrap(self.accelerator.unwrap_model(self.model))
+        return "logits_to_keep" in inspect.signature(type(causal_lm).forward).parameters
+
+    # ------------------------------------------------------------------ what is logged
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the averages over all pairs since the last log to what the `Trainer` logs while training."""
+        if "loss" in logs:
+            means = self._seen.pop()
+            logs |= {name: value for name, value in means.items() if name != "loss"}
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Loss, log-probabilities `(batch, 2)` of chosen and rejected, labels `(batch,)`, all 0: the chosen column."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, figures = self.compute_loss(model, inputs, return_outputs=True)
+        # gathered here, where the rows that processes got twice are dropped: averages are over every pair once
+        self._evaluated.update(self.accelerator.gather_for_metrics(figures))
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, figures[:, -2:].contiguous(), torch.zeros(len(figures), dtype=torch.long, device=figures.device)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`, with the averages over all pairs among the metrics."""
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        self._evaluated = _PairMeans()
+        output = super().evaluation_loop(*args, **kwargs)
+        output.metrics.update({f"{prefix}_{name}": value for name, value in self._evaluated.pop().items()})
+        return output
+
+
+class _PairMeans:
+    """Averages of the figures of pairs, over however many were seen.
+
+    Args:
+        reduce: sums a tensor over all processes. None: the pairs of all processes were seen here.
+    """
+
+    def __init__(self, reduce: Callable[..., Tensor] | None = None) -> None:
+        self._reduce = reduce
+        self._sums: Tensor | None = None
+
+    def update(self, figures: Tensor) -> None:
+        """Count `(batch, len(METRICS))` figures in. Nothing is read from the device."""
+        sums = torch.cat([figures.new_tensor([len(figures)]), figures.sum(0)])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def pop(self) -> dict[str, float]:
+        """Name to average since the last call; empty where no pair was seen."""
+        sums, self._sums = self._sums, None
+        if sums is None:
+            return {}
+        count, *totals = (sums if self._reduce is None else self._reduce(sums, reduction="sum")).tolist()
+        return {name: total / count for name, total in zip(METRICS, totals, strict=True)}
+
+
+def _open(model: Any, peft_config: Any) -> tuple[nn.Module, GenARMConfig]:
+    """The causal LM (or PEFT model) to train, and the configuration of the reward model it comes from."""
+    if isinstance(model, (str, os.PathLike)):
+        # adapters keep the base's stored precision; weights that are trained themselves need float32
+        dtype = "auto" if peft_config is not None else torch.float32
+        model = AutoregressiveRewardModel.from_pretrained(model, dtype=dtype)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"`model` must be a causal LM, a PeftModel, a reward model or the name of one, got {type(model).__name__}."
+        )
+    if isinstance(model, AutoregressiveRewardModel):
+        return model.backbone, model.config
+    return model, GenARMConfig()
+
+
+def _trainable(backbone: Any, args: ARMTrainingArguments, peft_config: Any) -> nn.Module:
+    """Check that the backbone can be trained as a reward model, and put the adapter in where one is asked for."""
+    check_backbone(backbone)
+    if peft_config is not None:
+        backbone = _with_adapter(backbone, args, peft_config)
+    else:
+        _unfreeze_adapter(backbone)
+    if args.disable_dropout:
+        _disable_dropout(backbone)
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        raise ValueError("`model` has no parameter with `requires_grad`. Unfreeze it, or pass a `peft_config`.")
+    return backbone
+
+
+def _with_adapter(backbone: Any, args: ARMTrainingArguments, peft_config: Any) -> nn.Module:
+    from peft import get_peft_model
+
+    if active_adapter(backbone) is not None:
+        raise ValueError(
+            "`peft_config` was given for a model that already has an adapter. Leave it out to train that adapter, or "
+            "merge it first (`merge_and_unload()`)."
+        )
+    # sharded training moves weights around; only a model that stays where it is can share them
+    if args.world_size == 1 and not args.fsdp and args.deepspeed is None:
+        if not hasattr(backbone, "hf_device_map"):
+            backbone.to(args.device)
+        backbone = share_weights(backbone)
+    with warnings.catch_warnings():
+        # what PEFT asks transformers was renamed there; nobody who trains can do anything about it
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(backbone, peft_config)
+
+
+def _unfreeze_adapter(backbone: Any) -> None:
+    """Make an adapter that was loaded for inference trainable again, and nothing but it."""
+    found = active_adapter(backbone)
+    if found is None or not found[1].inference_mode:
+        return
+    name, config = found
+    config.inference_mode = False
+    backbone.requires_grad_(False)
+    backbone.set_adapter(name)
+
+
+def _disable_dropout(backbone: nn.Module) -> None:
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
+            module.p = 0.0
+
+
+def _find_tokenizer(name: str | os.PathLike) -> Any:
+    """The tokenizer of a repository; None where it has none, which matters only to data that is text."""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        return None
+
+
+def _pad_token_id(tokenizer: Any) -> int:
+    """Any id will do for padding, since it is masked."""
+    return getattr(tokenizer, "pad_token_id", None) or 0
+
+
+def _pair_tokenizer(
+    tokenizer: Any, backbone: Any, origin: GenARMConfig, args: ARMTrainingArguments
+) -> Callable[[str], PairTokenizer]:
+    """Makes the tokeniser of a dataset, given what messages call that dataset."""
+    positions = getattr(unwrap(backbone).config.get_text_config(decoder=True), "max_position_embeddings", None)
+    template = args.prompt_template or origin.prompt_template
+    drop = args.overlong_responses == "drop"
+    return lambda name: PairTokenizer(tokenizer, args.max_length or positions, template, drop, name)

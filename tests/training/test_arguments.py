@@ -1,0 +1,55 @@
+"""Options of training: defaults, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import HfArgumentParser
+
+from genarm_hf.training import ARMTrainingArguments
+
+from .toys import arguments
+
+
+def test_defaults_are_the_papers(tmp_path: Path) -> None:
+    args = ARMTrainingArguments(str(tmp_path))
+    assert (args.beta, args.learning_rate, args.num_train_epochs) == (0.05, 5e-4, 1)
+    assert (args.margin, args.preference_label_smoothing, args.overlong_responses) == (0, 0, "error")
+    assert args.report_to == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beta": 0}, "`beta` must be a positive number, got 0"),
+        ({"beta": -1.0}, "`beta`"),
+        ({"beta": float("nan")}, "`beta`"),
+        ({"beta": "0.1"}, "`beta`"),
+        ({"beta": None}, "`beta`"),
+        ({"margin": float("inf")}, "`margin` must be a finite number, got inf"),
+        ({"preference_label_smoothing": 0.5}, r"`preference_label_smoothing` must be a number in \[0, 0.5\).*got 0.5"),
+        ({"preference_label_smoothing": -0.1}, "`preference_label_smoothing`"),
+        ({"label_smoothing_factor": 0.1}, "set `preference_label_smoothing`"),
+        ({"max_length": 1}, "`max_length` must leave room"),
+        ({"overlong_responses": "cut"}, "`overlong_responses` must be 'error' or 'drop', got 'cut'"),
+        ({"prompt_template": "User:"}, "`prompt_template` must be a format string with '{prompt}'"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **options)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    line = [
+        "--output_dir",
+        str(tmp_path),
+        "--beta",
+        "0.1",
+        "--preference_label_smoothing",
+        "0.2",
+        "--objective",
+        "kind",
+    ]
+    (args,) = HfArgumentParser(ARMTrainingArguments).parse_args_into_dataclasses(line)
+    assert (args.beta, args.preference_label_smoothing, args.objective, args.learning_rate) == (0.1, 0.2, "kind", 5e-4)

@@ -1,0 +1,145 @@
+"""Preference loss and response log-probabilities: hand arithmetic, gradients, symmetries."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genarm_hf.guidance import token_logprobs
+from genarm_hf.training.losses import preference_loss, response_logprobs
+
+logps = st.floats(-200, 0, allow_nan=False)
+betas = st.floats(0.01, 5)
+smoothings = st.floats(0, 0.49)
+
+
+def _loss(chosen: float, rejected: float, beta: float, **options: float) -> float:
+    pair = (torch.tensor([value], dtype=torch.float64) for value in (chosen, rejected))
+    return preference_loss(*pair, beta, **options).item()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "beta", "options", "expected"),
+    [
+        (-5.0, -5.0, 0.05, {}, math.log(2)),
+        (-2.0, -4.0, 0.5, {}, math.log(1 + math.exp(-1))),
+        (-4.0, -2.0, 0.5, {}, math.log(1 + math.exp(1))),
+        (-2.0, -4.0, 0.5, {"margin": 1.0}, math.log(2)),
+        (
+            -2.0,
+            -4.0,
+            0.5,
+            {"label_smoothing": 0.25},
+            0.75 * math.log(1 + math.exp(-1)) + 0.25 * math.log(1 + math.exp(1)),
+        ),
+    ],
+)
+def test_by_hand(chosen: float, rejected: float, beta: float, options: dict, expected: float) -> None:
+    assert _loss(chosen, rejected, beta, **options) == pytest.approx(expected)
+
+
+def test_one_loss_and_margin_per_pair() -> None:
+    chosen, rejected = torch.tensor([-2.0, -2.0]), torch.tensor([-4.0, -4.0])
+    losses = preference_loss(chosen, rejected, 0.5, margin=torch.tensor([0.0, 1.0]))
+    assert torch.allclose(losses, torch.tensor([math.log(1 + math.exp(-1)), math.log(2)]))
+
+
+def test_extreme_differences_stay_finite() -> None:
+    losses = preference_loss(torch.tensor([0.0, -1e6]), torch.tensor([-1e6, 0.0]), 1.0, label_smoothing=0.1)
+    assert torch.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_gradient(smoothing: float) -> None:
+    """d loss / d chosen = -beta * (sigmoid(-z) - smoothing), and its opposite for rejected."""
+    chosen, rejected = (torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (-3.0, -4.5))
+    preference_loss(chosen, rejected, 0.7, 0.1, smoothing).sum().backward()
+    z = 0.7 * 1.5 - 0.1
+    expected = -0.7 * (1 / (1 + math.exp(z)) - smoothing)
+    assert chosen.grad.item() == pytest.approx(expected)
+    assert rejected.grad.item() == pytest.approx(-expected)
+    inputs = tuple(torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (-3.0, -4.5))
+    assert torch.autograd.gradcheck(lambda c, r: preference_loss(c, r, 0.7, 0.1, smoothing), inputs)
+
+
+@given(logps, logps, betas, smoothings)
+@settings(deadline=None)
+def test_swapping_the_pair(chosen: float, rejected: float, beta: float, smoothing: float) -> None:
+    """loss(a, b) - loss(b, a) = -(1 - 2 smoothing) * beta * (a - b)."""
+    difference = _loss(chosen, rejected, beta, label_smoothing=smoothing) - _loss(
+        rejected, chosen, beta, label_smoothing=smoothing
+    )
+    assert difference == pytest.approx(-(1 - 2 * smoothing) * beta * (chosen - rejected), abs=1e-9)
+
+
+@given(logps, logps, betas, st.floats(-3, 3), st.floats(-50, 50))
+@settings(deadline=None)
+def test_only_the_difference_counts(chosen: float, rejected: float, beta: float, margin: float, shift: float) -> None:
+    moved = _loss(chosen + shift, rejected + shift, beta, margin=margin)
+    assert moved == pytest.approx(_loss(chosen, rejected, beta, margin=margin), abs=1e-9)
+    assert _loss(chosen + margin / beta, rejected, beta, margin=margin) == pytest.approx(
+        _loss(chosen, rejected, beta), abs=1e-9
+    )
+
+
+@given(logps, logps, betas, st.floats(0.01, 0.49))
+@settings(deadline=None)
+def test_smoothed_loss_is_least_where_the_model_is_as_sure_as_the_labels(
+    chosen: float, rejected: float, beta: float, smoothing: float
+) -> None:
+    best = math.log((1 - smoothing) / smoothing) / beta
+    entropy = -smoothing * math.log(smoothing) - (1 - smoothing) * math.log(1 - smoothing)
+    assert _loss(best, 0.0, beta, label_smoothing=smoothing) == pytest.approx(entropy)
+    assert _loss(chosen, rejected, beta, label_smoothing=smoothing) >= entropy - 1e-9
+
+
+def _random_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 7, 11, generator=generator)
+    ids = torch.randint(0, 11, (3, 7), generator=generator)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1]])
+    return logits, ids, mask
+
+
+def test_response_logprobs_by_loop() -> None:
+    logits, ids, mask = _random_batch()
+    expected = [
+        sum(logits[row, t - 1].log_softmax(-1)[ids[row, t]].item() for t in range(7) if mask[row, t])
+        for row in range(3)
+    ]
+    assert response_logprobs(logits, ids, mask).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_response_logprobs_are_the_sum_of_token_rewards() -> None:
+    logits, ids, mask = _random_batch(1)
+    assert torch.allclose(response_logprobs(logits, ids, mask), (token_logprobs(logits, ids) * mask).sum(-1))
+
+
+@pytest.mark.parametrize("kept", [6, 7])
+def test_last_logits_suffice(kept: int) -> None:
+    logits, ids, mask = _random_batch()
+    assert torch.equal(response_logprobs(logits[:, -kept:], ids, mask), response_logprobs(logits, ids, mask))
+
+
+def test_half_precision_logits_are_summed_in_float32() -> None:
+    logits, ids, mask = _random_batch()
+    half = response_logprobs(logits.bfloat16(), ids, mask)
+    assert half.dtype == torch.float32
+    assert response_logprobs(logits.double(), ids, mask).dtype == torch.float64
+    assert torch.equal(half, response_logprobs(logits.bfloat16().float(), ids, mask))
+
+
+def test_only_predicting_positions_get_a_gradient() -> None:
+    logits, ids, mask = _random_batch()
+    logits.requires_grad_()
+    response_logprobs(logits, ids, mask).sum().backward()
+    assert logits.grad is not None
+    touched = logits.grad.abs().sum(-1) > 0
+    assert torch.equal(touched, torch.nn.functional.pad(mask[:, 1:], (0, 1)).bool())
+
+
+def test_a_batch_without_response_tokens() -> None:
+    logits, ids, mask = _random_batch()
+    assert response_logprobs(logits, ids, torch.zeros_like(mask)).tolist() == [0.0, 0.0, 0.0]

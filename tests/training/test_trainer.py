@@ -1,0 +1,358 @@
+"""ARMTrainer: what it accepts, learns, logs, saves and resumes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    TrainingArguments,
+)
+
+from genarm_hf import ARMTrainer, ARMTrainingArguments, AutoregressiveRewardModel
+
+from ..conftest import tiny
+from .toys import DISLIKED, LIKED, arguments, toy_pairs
+
+pytest.importorskip("peft")
+# the option was renamed on the way to transformers 6
+CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(ARMTrainingArguments, name)
+)
+METRICS = {"rewards/accuracy", "rewards/margin", "logps/chosen", "logps/rejected"}
+
+
+def lora(**options: Any) -> Any:
+    from peft import LoraConfig
+
+    defaults = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    return LoraConfig(**defaults | options)
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def base(tmp_path: Path, tokenizer: Any) -> PreTrainedModel:
+    """A base model as people have them: in a directory, with its tokenizer. It likes all tokens about equally."""
+    tiny("llama", initializer_range=0.1).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+
+
+def train(
+    model: Any, directory: Path, tokenizer: Any, n: int = 64, peft_config: Any = None, **options: Any
+) -> ARMTrainer:
+    args, held_out = arguments(directory, **options), toy_pairs(24, seed=1)
+    trainer = ARMTrainer(model, args, toy_pairs(n), held_out, tokenizer, peft_config)
+    trainer.train()
+    return trainer
+
+
+def sample(model: Any, tokenizer: Any, **kwargs: Any) -> torch.Tensor:
+    inputs = tokenizer(["w3 w4 w5", "w20 w21", "w6"] * 40, return_tensors="pt", padding=True)
+    torch.manual_seed(0)
+    output = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=4, **kwargs)
+    return output[:, inputs["input_ids"].shape[1] :]
+
+
+# ---------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_learns_a_preference_and_guides_by_it(adapter: bool, base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    before, options = weights(base), {"beta": 0.5, "learning_rate": 1e-2, "num_train_epochs": 3, "objective": "sevens"}
+    model = base if adapter else AutoModelForCausalLM.from_pretrained(base.name_or_path)
+    trainer = train(model, tmp_path / "arm", tokenizer, 128, lora() if adapter else None, **options)
+    assert trainer.evaluate()["eval_rewards/accuracy"] > 0.95
+    trainer.save_model()
+    arm = AutoModel.from_pretrained(tmp_path / "arm")
+    assert isinstance(arm, AutoregressiveRewardModel)
+    assert (arm.config.beta, arm.config.objective, arm.config.adapter is not None) == (0.5, "sevens", adapter)
+    plain, guided = sample(base, tokenizer), sample(base, tokenizer, reward_models=[arm], alpha=2.0)
+    assert (plain == LIKED).float().mean() < 0.05
+    assert (guided == LIKED).float().mean() > 0.1
+    assert (guided == LIKED).sum() > 10 * (guided == DISLIKED).sum()
+    assert same(weights(base), before)
+    live = sample(base, tokenizer, reward_models=[trainer.reward_model], alpha=2.0)
+    assert torch.equal(live, guided)
+
+
+def test_adapter_training_leaves_the_given_model_plain(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    inputs = tokenizer("w3 w4", return_tensors="pt")
+    before, logits = weights(base), base(**inputs).logits
+    trainer = train(base, tmp_path, tokenizer, 16, lora(), learning_rate=1e-2)
+    assert torch.equal(base(**inputs).logits, logits)
+    assert same(weights(base), before)
+    trained = {parameter.data_ptr() for parameter in trainer.model.parameters()}
+    assert {parameter.data_ptr() for parameter in base.parameters()} <= trained  # weights are shared, not copied
+    assert not torch.equal(trainer.reward_model(**inputs).logits, logits)
+
+
+def test_reward_model_is_ready_to_guide(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    trainer = train(base, tmp_path, tokenizer, 16, lora(lora_dropout=0.5), beta=0.2, prompt_template="w3 {prompt}")
+    arm = trainer.reward_model
+    assert not any(module.training for module in arm.modules())
+    assert (arm.config.beta, arm.config.prompt_template) == (0.2, "w3 {prompt}")
+    batch = trainer.data_collator(list(trainer.eval_dataset))
+    rewards = arm.token_rewards(batch["input_ids"], batch["attention_mask"], batch["response_mask"]).sum(-1)
+    predictions = trainer.predict(toy_pairs(24, seed=1)).predictions
+    assert np.allclose(predictions.T.reshape(-1), rewards.detach().numpy(), atol=1e-4)
+
+
+# ---------------------------------------------------------------------- what it accepts
+
+
+@pytest.mark.parametrize("kind", ["model", "peft", "arm", "path", "adapter path", "adapter arm"])
+def test_every_kind_of_model(kind: str, base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    if "adapter" in kind:
+        AutoregressiveRewardModel.from_backbone(get_peft_model(base, lora())).save_pretrained(tmp_path / "arm")
+    starts = {
+        "model": lambda: base,
+        "peft": lambda: get_peft_model(base, lora()),
+        "arm": lambda: AutoregressiveRewardModel.from_backbone(base),
+        "path": lambda: base.name_or_path,
+        "adapter path": lambda: str(tmp_path / "arm"),
+        "adapter arm": lambda: AutoModel.from_pretrained(tmp_path / "arm"),
+    }
+    trainer = ARMTrainer(starts[kind](), arguments(tmp_path, max_steps=2), toy_pairs(16), processing_class=tokenizer)
+    before = weights(trainer.model)
+    trainer.train()
+    changed = [name for name, tensor in weights(trainer.model).items() if not torch.equal(tensor, before[name])]
+    assert changed
+    assert all("lora_" in name for name in changed) == (kind in ("peft", "adapter path", "adapter arm"))
+
+
+def test_what_a_reward_model_knew_is_kept(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    arm = AutoregressiveRewardModel.from_backbone(base, alpha=0.7, objective="old", prompt_template="w3 {prompt}")
+    trainer = ARMTrainer(arm, arguments(tmp_path, beta=0.3), toy_pairs(8), processing_class=tokenizer)
+    config = trainer.reward_model.config
+    assert (config.alpha, config.objective, config.prompt_template, config.beta) == (0.7, "old", "w3 {prompt}", 0.3)
+    assert trainer.train_dataset[0]["prompt_ids"][:2] == [1, 3]
+
+
+def test_an_adapter_on_shared_weights_trains_alone(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    train(base, tmp_path / "arm", tokenizer, 16, lora()).save_model()
+    fresh = AutoModelForCausalLM.from_pretrained(base.name_or_path)
+    before = weights(fresh)
+    arm = AutoregressiveRewardModel.from_pretrained(tmp_path / "arm", base_model=fresh)
+    adapter = weights(arm)
+    train(arm, tmp_path / "again", tokenizer, 16, learning_rate=1e-2)
+    assert same(weights(fresh), before)
+    assert not same(weights(arm), adapter)
+
+
+def test_tokenizer_of_a_path(base: Any, tmp_path: Path) -> None:
+    trainer = ARMTrainer(base.name_or_path, arguments(tmp_path), toy_pairs(8))
+    assert trainer.train_dataset[0]["prompt_ids"][0] == 1
+
+
+def test_datasets_of_several_kinds(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    rows = toy_pairs(16)
+    tokenized = ARMTrainer(base, arguments(tmp_path), rows, processing_class=tokenizer).train_dataset
+    losses = []
+    for data, text in ((rows, True), (datasets.Dataset.from_list(rows), True), (tokenized, False)):
+        model = AutoModelForCausalLM.from_pretrained(base.name_or_path)
+        trainer = ARMTrainer(model, arguments(tmp_path), data, processing_class=tokenizer if text else None)
+        losses.append(trainer.train().training_loss)
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": tiny("t5")}, TypeError, "not a causal LM"),
+        ({"model": LlamaForSequenceClassification(tiny().config)}, TypeError, "not a causal LM"),
+        ({"model": 3}, TypeError, "`model` must be a causal LM.*got int"),
+        ({"args": TrainingArguments("out", use_cpu=True)}, TypeError, "`args` must be ARMTrainingArguments"),
+        ({"processing_class": None}, ValueError, "`train_dataset` holds text, which needs a tokenizer"),
+        ({"model": tiny().requires_grad_(False)}, ValueError, "no parameter with `requires_grad`"),
+        ({"train_dataset": [{"prompt": "w3"}]}, ValueError, "Row 0 of `train_dataset` has no column 'chosen'"),
+        ({"eval_dataset": {"a": [{"prompt": "w3"}]}}, ValueError, r"Row 0 of `eval_dataset\['a'\]` has no column"),
+    ],
+)
+def test_bad_input(change: dict, error: type, message: str, tokenizer: Any, tmp_path: Path) -> None:
+    given = {"model": tiny(), "args": arguments(tmp_path), "train_dataset": toy_pairs(8), "processing_class": tokenizer}
+    with pytest.raises(error, match=message):
+        ARMTrainer(**given | change)
+
+
+def test_a_second_adapter_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    model = get_peft_model(tiny(), lora())
+    with pytest.raises(ValueError, match="already has an adapter"):
+        ARMTrainer(model, arguments(tmp_path), toy_pairs(8), None, tokenizer, peft_config=lora())
+
+
+def test_prompts_are_cut_to_the_models_positions(tokenizer: Any, tmp_path: Path) -> None:
+    model = tiny("gpt2", n_positions=12)
+    rows = [row | {"prompt": "w3 " * 50} for row in toy_pairs(8)]
+    trainer = ARMTrainer(model, arguments(tmp_path), rows, processing_class=tokenizer)
+    for row in trainer.train_dataset:
+        assert len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) == 12
+    trainer.train()
+
+
+# ---------------------------------------------------------------------- forward and loss
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "mistral", "gemma"])
+def test_log_probabilities_of_every_architecture(kind: str, tokenizer: Any, tmp_path: Path) -> None:
+    """Padding, the other half of the batch and the left-out logits change nothing."""
+    trainer = ARMTrainer(tiny(kind), arguments(tmp_path), toy_pairs(6), processing_class=tokenizer)
+    chosen, rejected = trainer.pair_logprobs(trainer.model, trainer.data_collator(trainer.train_dataset))
+    for row, *both in zip(trainer.train_dataset, chosen, rejected, strict=True):
+        for response, logp in zip((row["chosen_ids"], row["rejected_ids"]), both, strict=True):
+            ids, start = torch.tensor([row["prompt_ids"] + response]), len(row["prompt_ids"])
+            logprobs = trainer.model(ids).logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])
+            assert logp.item() == pytest.approx(logprobs[start - 1 :].sum().item(), abs=2e-4)
+
+
+def test_dropout_of_the_backbone_is_off_and_that_of_the_adapter_on(tokenizer: Any, tmp_path: Path) -> None:
+    def rates(**options: Any) -> set[float]:
+        model = tiny("gpt2", resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1)
+        config = lora(lora_dropout=0.3, fan_in_fan_out=True, target_modules=["c_attn"])
+        trainer = ARMTrainer(model, arguments(tmp_path, **options), toy_pairs(8), None, tokenizer, config)
+        return {module.p for module in trainer.model.modules() if isinstance(module, torch.nn.Dropout)}
+
+    assert rates() == {0.0, 0.3}
+    assert rates(disable_dropout=False) == {0.1, 0.3}
+
+
+def test_margin_of_options_and_rows(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [row | {"margin": float(i)} for i, row in enumerate(toy_pairs(4))]
+    trainer = ARMTrainer(tiny(), arguments(tmp_path, margin=0.5, beta=0.1), rows, processing_class=tokenizer)
+    batch = trainer.data_collator(trainer.train_dataset)
+    chosen, rejected = trainer.pair_logprobs(trainer.model, batch)
+    expected = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected) - 0.5 - torch.arange(4)).mean()
+    assert torch.allclose(trainer.compute_loss(trainer.model, batch), expected)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_gradient_checkpointing_changes_nothing(adapter: bool, base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    results = []
+    for checkpointing in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(base.name_or_path)
+        options = {"learning_rate": 1e-2, CHECKPOINTING: checkpointing}
+        results.append(weights(train(model, tmp_path, tokenizer, 16, lora() if adapter else None, **options).model))
+    assert all(torch.allclose(results[0][name], results[1][name], atol=1e-6) for name in results[0])
+
+
+# ---------------------------------------------------------------------- what is logged
+
+
+def test_logged_averages_are_exact(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """With learning rate 0 every window's averages are plain averages over its pairs."""
+    steps = {"logging_steps": 2, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
+    trainer = train(base, tmp_path, tokenizer, 12, learning_rate=0.0, **steps)
+    (logs,) = (entry for entry in trainer.state.log_history if "loss" in entry)
+    metrics = trainer.evaluate(toy_pairs(12))
+    for name in ("loss", *METRICS):
+        assert logs[name] == pytest.approx(metrics[f"eval_{name}"], rel=1e-4, abs=1e-6), name
+
+
+def test_evaluation_counts_every_pair_once(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """11 pairs in batches of 4: the last, smaller batch weighs less."""
+    rows = toy_pairs(11)
+    trainer = ARMTrainer(base, arguments(tmp_path, per_device_eval_batch_size=4), None, rows, tokenizer)
+    metrics = trainer.evaluate()
+    arm = trainer.reward_model
+    columns = {column: [row[column] for row in rows] for column in rows[0]}
+    chosen, rejected = (arm.score(tokenizer, columns["prompt"], columns[name]) for name in ("chosen", "rejected"))
+    expected = {
+        "eval_loss": -torch.nn.functional.logsigmoid(0.05 * (chosen - rejected)).mean(),
+        "eval_rewards/accuracy": (chosen > rejected).float().mean(),
+        "eval_rewards/margin": 0.05 * (chosen - rejected).mean(),
+        "eval_logps/chosen": chosen.mean(),
+        "eval_logps/rejected": rejected.mean(),
+    }
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+
+
+def test_several_evaluation_sets_and_own_metrics(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    def accuracy(prediction: Any) -> dict[str, float]:
+        return {"own": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+    sets = {"a": toy_pairs(10, seed=1), "b": toy_pairs(7, seed=2)}
+    trainer = ARMTrainer(base, arguments(tmp_path), None, sets, tokenizer, compute_metrics=accuracy)
+    metrics = trainer.evaluate()
+    for name in sets:
+        assert metrics[f"eval_{name}_own"] == pytest.approx(metrics[f"eval_{name}_rewards/accuracy"])
+
+
+# ---------------------------------------------------------------------- saving and resuming
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_checkpoints_are_repositories_and_training_resumes_from_them(
+    adapter: bool, base: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    options = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, "learning_rate": 1e-2, "logging_steps": 1}
+
+    def run(**resume: Any) -> tuple[dict, list]:
+        model = AutoModelForCausalLM.from_pretrained(base.name_or_path)
+        config = lora(lora_dropout=0.2) if adapter else None
+        trainer = ARMTrainer(model, arguments(tmp_path / "run", **options), toy_pairs(40), None, tokenizer, config)
+        trainer.train(**resume)
+        names = {"loss", "grad_norm", *METRICS}
+        logs = [{name: entry[name] for name in names & entry.keys()} for entry in trainer.state.log_history]
+        return weights(trainer.model), logs[:6]
+
+    whole, resumed = run(), run(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert same(whole[0], resumed[0])
+    assert whole[1] == resumed[1]
+    arm = AutoModel.from_pretrained(tmp_path / "run" / "checkpoint-6")
+    assert (arm.config.adapter is not None) == adapter
+    ids = torch.tensor([[1, 3, 4]])
+    trainer_weights = weights(arm.backbone)
+    assert same(trainer_weights, whole[0])
+    assert arm(ids).logits.shape == (1, 3, 48)
+    assert tokenizer.get_vocab() == type(tokenizer).from_pretrained(tmp_path / "run" / "checkpoint-6").get_vocab()
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_best_model_is_loaded_at_the_end(adapter: bool, base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    schedule = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "rewards/accuracy", "greater_is_better": False}
+    trainer = train(base, tmp_path, tokenizer, 32, lora() if adapter else None, learning_rate=1e-2, **schedule, **best)
+    assert trainer.state.best_model_checkpoint is not None
+    arm = AutoModel.from_pretrained(trainer.state.best_model_checkpoint)
+    assert same(weights(arm.backbone), weights(trainer.model))
+
+
+def test_saved_configuration_is_that_of_the_given_model(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    base.config.use_cache = True
+    train(base, tmp_path / "arm", tokenizer, 16).save_model()
+    config = json.loads((tmp_path / "arm" / "config.json").read_text())
+    assert config["model_type"] == "genarm"
+    assert config["text_config"]["use_cache"] is True
+    assert config["beta"] == 0.05
+    names = {path.name for path in (tmp_path / "arm").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+
+
+def test_model_card_of_the_hub(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    trainer = train(base, tmp_path / "arm", tokenizer, 16, objective="kind")
+    trainer.hub_model_id = "org/kind-arm"
+    trainer.create_model_card()
+    card = (tmp_path / "arm" / "README.md").read_text()
+    assert "library_name: genarm-hf" in card
+    assert "org/kind-arm" in card
