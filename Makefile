@@ -1,0 +1,65 @@
+# make demo and make test need nothing but make and Python 3.11 or newer. The rest is for people who change the code.
+PYTHON ?= python3
+VENV ?= .venv
+VENV_MIN ?= .venv-min
+# pytest processes; each uses one thread
+WORKERS ?= 2
+# more arguments for pytest: make test ARGS="-k cache"
+ARGS ?=
+
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+# errors only: pip warns about every index that lacks a package
+PIP = -m pip install -qq --disable-pip-version-check
+PYTEST = -m pytest -n $(WORKERS) --dist loadscope
+
+.PHONY: demo test check test-min format clean
+
+## demo: train a reward model, save it, load it, and let it guide a base model (under five minutes on two cores)
+demo: $(VENV)/.demo
+	$(VENV)/bin/genarm-hf demo
+
+## test: every test, with the tested versions
+test: $(VENV)/.dev
+	$(VENV)/bin/python $(PYTEST) $(ARGS)
+
+## check: style, types, doctests and the architecture
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet . || { echo "run 'make format'"; exit 1; }
+	$(VENV)/bin/mypy
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -q --doctest-modules genarm_hf
+	$(VENV)/bin/python -m pytest -q tests/test_architecture.py
+
+## test-min: the fast tests, with the lowest versions supported
+test-min: $(VENV_MIN)/.test
+	$(VENV_MIN)/bin/python $(PYTEST) -m "not slow" $(ARGS)
+
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(VENV_MIN) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# An environment is installed again when what it is made from changes.
+$(VENV)/.demo: setup.cfg pyproject.toml requirements/constraints.txt
+	$(call environment,$(VENV),demo,requirements/constraints.txt)
+	@touch $@
+
+$(VENV)/.dev: setup.cfg pyproject.toml requirements/constraints.txt
+	$(call environment,$(VENV),dev,requirements/constraints.txt)
+	@touch $(VENV)/.demo $@
+
+$(VENV_MIN)/.test: setup.cfg pyproject.toml requirements/constraints-min.txt
+	$(call environment,$(VENV_MIN),test,requirements/constraints-min.txt)
+	@touch $@
+
+# $(call environment,folder,extra,constraints)
+define environment
+@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.11 ...")'
+@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+@echo "Installing genarm-hf[$(2)] into $(1) (the first time, a few minutes)"
+@$(1)/bin/python $(PIP) -c $(3) -e ".[$(2)]"
+endef
