@@ -27,19 +27,28 @@ def when_imported(name: str, callback: Callback) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing by itself: for the awaited modules it wraps the loader that the other finders give."""
+    """Finds nothing by itself: for the awaited modules it wraps the loader that the other finders give.
+
+    It leaves with the last of them, and comes back where an import fails and may be tried again.
+    """
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         callback = _waiting.pop(name, None)
         if callback is None:
             return None
         spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, callback)
+        if spec is None or spec.loader is None:
+            when_imported(name, callback)
+            return spec
+        spec.loader = _Loader(spec.loader, callback)
+        if not _waiting and self in sys.meta_path:
+            sys.meta_path.remove(self)
         return spec
 
 
 class _Loader(importlib.abc.Loader):
+    """Stands in for a module's loader until the module is there."""
+
     def __init__(self, loader: Any, callback: Callback) -> None:
         self._loader, self._callback = loader, callback
 
@@ -51,6 +60,14 @@ class _Loader(importlib.abc.Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Execute the module as ever, then call back."""
-        self._loader.exec_module(module)
+        """Execute the module as ever, give it its own loader back, then call back."""
+        spec = module.__spec__
+        assert spec is not None
+        spec.loader = module.__loader__ = self._loader
+        try:
+            self._loader.exec_module(module)
+        except BaseException:
+            sys.modules.pop(spec.name, None)
+            when_imported(spec.name, self._callback)
+            raise
         self._callback(module)

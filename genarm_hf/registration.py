@@ -1,53 +1,73 @@
 """Make the reward-model class known to `AutoConfig`, `AutoModel`, `AutoModelForCausalLM` and `pipeline()`."""
 
 from functools import wraps
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from .post_import import when_imported
 
+_MODEL = f"{__package__}.modeling_genarm"
+
 
 def register() -> None:
-    """Register as soon as the Auto classes, and the pipelines, are imported."""
-    when_imported("transformers.models.auto.modeling_auto", _register_auto_classes)
+    """Register as soon as the Auto classes, and the pipelines, are imported.
+
+    Either may come first, the Auto classes or the reward-model class, which imports them: what is registered waits for
+    both.
+    """
+    when_imported("transformers.models.auto.modeling_auto", _import_model)
+    when_imported(_MODEL, _register_auto_classes)
     when_imported("transformers.pipelines", _register_pipelines)
 
 
-def _register_auto_classes(modeling_auto: ModuleType) -> None:
-    from transformers import AutoConfig
-
-    from .configuration_genarm import GenARMConfig
-    from .modeling_genarm import AutoregressiveRewardModel
-
-    AutoConfig.register(GenARMConfig.model_type, GenARMConfig, exist_ok=True)
-    for auto_class in (modeling_auto.AutoModel, modeling_auto.AutoModelForCausalLM):
-        auto_class.register(GenARMConfig, AutoregressiveRewardModel, exist_ok=True)
-    _prefer_own_config()
+def _import_model(_: ModuleType) -> None:
+    import_module(_MODEL)
 
 
-def _prefer_own_config() -> None:
+def _register_auto_classes(modeling_genarm: ModuleType) -> None:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    config_class, model_class = modeling_genarm.GenARMConfig, modeling_genarm.AutoregressiveRewardModel
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForCausalLM):
+        auto_class.register(config_class, model_class, exist_ok=True)
+    _prefer_own_config(import_module("transformers.models.auto.auto_factory"))
+
+
+def _prefer_own_config(module: Any) -> None:
     """Let an adapter repository with a genarm `config.json` load as what that file says.
 
-    The Auto classes follow `adapter_config.json` on the hub straight to the adapter's base, and would return the base with the adapter inside.
+    On the hub, the Auto classes and `pipeline()` follow `adapter_config.json` straight to the adapter's base, and would
+    return the base with the adapter inside.
+
+    Args:
+        module: one that looks for adapters by a `find_adapter_config_file` of its own.
     """
-    from transformers.models.auto import auto_factory
+    from transformers.utils.hub import extract_commit_hash
 
-    from .modeling_genarm import is_genarm_repository
+    from .loading import is_genarm_repository
 
-    find = auto_factory.find_adapter_config_file
+    find = module.find_adapter_config_file
     if getattr(find, "_genarm", False):
         return
 
     @wraps(find)
     def find_adapter_config_file(repo: Any, *args: Any, **kwargs: Any) -> Any:
         path = find(repo, *args, **kwargs)
-        return None if path is not None and is_genarm_repository(str(repo), kwargs) else path
+        if path is None:
+            return None
+        # both files of one revision, and no second question to the hub about it
+        revision = extract_commit_hash(str(path), None) or kwargs.get("revision")
+        return None if is_genarm_repository(str(repo), kwargs | {"revision": revision}) else path
 
     find_adapter_config_file._genarm = True  # type: ignore[attr-defined]
-    auto_factory.find_adapter_config_file = find_adapter_config_file
+    module.find_adapter_config_file = find_adapter_config_file
 
 
 def _register_pipelines(pipelines: ModuleType) -> None:
     from .integrations.pipelines import register_pipelines
+
+    _prefer_own_config(pipelines)
 
     register_pipelines(pipelines)

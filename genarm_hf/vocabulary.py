@@ -1,13 +1,16 @@
 """Do base and reward model mean the same tokens by the same ids? And how their log-probabilities are laid side by side.
 
-Guidance adds numbers token by token, so a vocabulary that disagrees gives fluent nonsense without any error. Sizes that differ
-by padding (32000, 32001, 32064) are fine; anything else has to be proven by the tokenizers.
+Guidance adds numbers token by token, so a vocabulary that disagrees gives fluent nonsense without any error. Sizes
+that differ by padding (32000, 32001, 32064) are fine; anything else has to be proven by the tokenizers.
 """
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -50,11 +53,46 @@ def align(logprobs: Tensor, size: int) -> Tensor:
     return logprobs[..., :size] if missing < 0 else logprobs
 
 
-def check_vocabularies(base: Any, reward_model: Any, name: str, tokenizer: Any = None, reward_tokenizer: Any = None) -> None:
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """What the ids of a tokenizer mean. Compared by identity, so that verdicts can be remembered beside it.
+
+    Attributes:
+        tokens: token text by id.
+        special: ids of special and added tokens.
+        verdicts: what comparisons as the base's vocabulary found, by the reward model's and the number of ids compared.
+    """
+
+    tokens: Mapping[int, str]
+    special: frozenset[int]
+    verdicts: "WeakKeyDictionary[Vocabulary, dict[int, Verdict]]" = field(default_factory=WeakKeyDictionary, repr=False)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How two vocabularies compare.
+
+    Attributes:
+        shared: ids that both have.
+        differing: how many of them mean different tokens; special tokens count only if both call them so.
+        renamed: how many special tokens have two names.
+        shown: the first that differ, `id: base / reward model`.
+    """
+
+    shared: int
+    differing: int
+    renamed: int
+    shown: str
+
+
+def check_vocabularies(
+    base: Any, reward_model: Any, name: str, tokenizer: Any = None, reward_tokenizer: Any = None
+) -> None:
     """Refuse a reward model whose ids mean other tokens than the base's.
 
-    Tokenizers are those passed, else those found beside the models (`name_or_path`, local files and hub cache only). Without
-    tokenizers, sizes may differ by padding at most.
+    Tokenizers are those passed, else those found beside the models (`name_or_path`, local files and hub cache only).
+    Without tokenizers, sizes may differ by padding at most. Whatever is read or compared is remembered: this runs in
+    every `generate()`.
 
     Args:
         base: the base causal LM.
@@ -67,64 +105,121 @@ def check_vocabularies(base: Any, reward_model: Any, name: str, tokenizer: Any =
         ValueError: the vocabularies disagree, or nothing shows that they agree.
     """
     sizes = vocab_size(base), vocab_size(reward_model)
-    vocabularies = _vocabulary(base, tokenizer), _vocabulary(reward_model, reward_tokenizer)
-    if vocabularies[0] is not None and vocabularies[1] is not None:
-        _compare(*vocabularies, min(sizes), name)
+    if (
+        tokenizer is reward_tokenizer
+        and sizes[0] == sizes[1]
+        and (tokenizer is not None or _same_origin(base, reward_model))
+    ):
+        return
+    base_vocabulary, vocabulary = _vocabulary(base, tokenizer), _vocabulary(reward_model, reward_tokenizer)
+    if base_vocabulary is not None and vocabulary is not None:
+        _judge(base_vocabulary, vocabulary, min(sizes), name)
     elif abs(sizes[0] - sizes[1]) > max(128, min(sizes) // 100):
         raise ValueError(
-            f"{name} has a vocabulary of {sizes[1]} tokens and the base one of {sizes[0]}: more than padding can explain, and "
-            "no tokenizers were found to compare. Guidance needs one vocabulary; if ids do mean the same, show it by passing "
-            "`tokenizer=` and `reward_tokenizers=`."
+            f"{name} has a vocabulary of {sizes[1]} tokens and the base one of {sizes[0]}: more than padding can "
+            "explain, and no tokenizers were found to compare. Guidance needs one vocabulary; if ids do mean the "
+            "same, show it by passing `tokenizer=` and `reward_tokenizers=`."
         )
-    _warn_of_exclusions(sizes, name)
+    _warn_of_exclusions(sizes, (base_vocabulary, vocabulary), name)
 
 
-@lru_cache(maxsize=64)
-def _warn_of_exclusions(sizes: tuple[int, int], name: str) -> None:
+def _same_origin(base: Any, reward_model: Any) -> bool:
+    """A model and a LoRA of it, say: loaded from one place, they had one tokenizer."""
+    origin = getattr(base.config, "_name_or_path", "")
+    return bool(origin) and origin == getattr(reward_model.config, "_name_or_path", "")
+
+
+_warned: set[tuple] = set()
+
+
+def _warn_of_exclusions(sizes: tuple[int, int], vocabularies: Sequence[Vocabulary | None], name: str) -> None:
     """Say once how many tokens only one side has: they cannot be sampled while the reward model guides."""
-    if sizes[0] != sizes[1]:
-        side = "the base" if sizes[0] > sizes[1] else name
+    if sizes[0] == sizes[1] or (sizes, name) in _warned:
+        return
+    _warned.add((sizes, name))
+    side, larger = ("the base", vocabularies[0]) if sizes[0] > sizes[1] else (name, vocabularies[1])
+    low, high = sorted(sizes)
+    # what no tokenizer produces is padding of an embedding matrix, and no loss
+    count = high - low if larger is None else sum(low <= index < high for index in larger.tokens)
+    if count:
         logger.warning(
-            f"{abs(sizes[0] - sizes[1])} token ids exist in {side} alone ({sizes[0]} in the base, {sizes[1]} in {name}); "
-            "they are excluded from guided sampling. Padding of the embedding matrix is harmless."
+            f"{count} token ids exist in {side} alone ({sizes[0]} in the base, {sizes[1]} in {name}); they are "
+            "excluded from guided sampling. Padding of the embedding matrix is harmless."
         )
 
 
-def _compare(base: tuple, reward: tuple, size: int, name: str) -> None:
-    """Raise where an ordinary token differs, warn where only special tokens do (chat fine-tunes rename reserved ones)."""
-    tokens, special = base
-    reward_tokens, reward_special = reward
-    both = sorted(index for index in tokens.keys() & reward_tokens.keys() if index < size)
-    differing = [index for index in both if tokens[index] != reward_tokens[index]]
-    real = [index for index in differing if not (index in special and index in reward_special)]
-    shown = ", ".join(f"{i}: {tokens[i]!r} / {reward_tokens[i]!r}" for i in (real or differing)[:SHOWN_DISAGREEMENTS])
-    if real:
+def _judge(base: Vocabulary, reward: Vocabulary, size: int, name: str) -> None:
+    """Raise where an ordinary token differs, warn where only special ones do (chat fine-tunes rename reserved ones)."""
+    if base is reward:
+        return
+    known = base.verdicts.setdefault(reward, {})
+    verdict = known.get(size)
+    first_time = verdict is None
+    if verdict is None:
+        verdict = known[size] = _compare(base, reward, size)
+    if verdict.differing:
         raise ValueError(
-            f"{name} has another vocabulary than the base: {len(real)} of {len(both)} shared ids mean different tokens "
-            f"(id: base / reward model) {shown}. Guidance adds log-probabilities id by id, so both must use one tokenizer."
+            f"{name} has another vocabulary than the base: {verdict.differing} of {verdict.shared} shared ids mean "
+            f"different tokens (id: base / reward model) {verdict.shown}. Guidance adds log-probabilities id by id, so "
+            "both must use one tokenizer."
         )
-    if differing:
-        logger.warning_once(f"{name} and the base name {len(differing)} special tokens differently: {shown}.")
+    if verdict.renamed and first_time:
+        logger.warning(f"{name} and the base name {verdict.renamed} special tokens differently: {verdict.shown}.")
 
 
-def _vocabulary(model: Any, tokenizer: Any) -> tuple[Mapping[int, str], frozenset[int]] | None:
+def _compare(base: Vocabulary, reward: Vocabulary, size: int) -> Verdict:
+    if base.tokens == reward.tokens:
+        return Verdict(len(base.tokens), 0, 0, "")
+    both = sorted(index for index in base.tokens.keys() & reward.tokens.keys() if index < size)
+    differing = [index for index in both if base.tokens[index] != reward.tokens[index]]
+    real = [index for index in differing if not (index in base.special and index in reward.special)]
+    first = (real or differing)[:SHOWN_DISAGREEMENTS]
+    shown = ", ".join(f"{index}: {base.tokens[index]!r} / {reward.tokens[index]!r}" for index in first)
+    return Verdict(len(both), len(real), len(differing) - len(real), shown)
+
+
+# ---------------------------------------------------------------------- reading tokenizers, once each
+
+
+def _vocabulary(model: Any, tokenizer: Any) -> Vocabulary | None:
     if tokenizer is not None:
-        return _read_tokenizer(tokenizer)
-    path = getattr(model.config, "_name_or_path", "") or ""
-    return _load_vocabulary(str(path)) if path else None
+        return _of_tokenizer(tokenizer)
+    path = str(getattr(model.config, "_name_or_path", "") or "")
+    return _beside(path, _state(path)) if path else None
 
 
-def _read_tokenizer(tokenizer: Any) -> tuple[Mapping[int, str], frozenset[int]]:
-    special = frozenset(tokenizer.all_special_ids) | frozenset(getattr(tokenizer, "added_tokens_decoder", {}))
-    return {index: token for token, index in tokenizer.get_vocab().items()}, special
+_read: "WeakKeyDictionary[Any, tuple[tuple[int, int], Vocabulary]]" = WeakKeyDictionary()
+
+
+def _of_tokenizer(tokenizer: Any) -> Vocabulary:
+    """The vocabulary of a tokenizer object, read again only when it has grown."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a multimodal processor holds one
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    size = tokenizer.vocab_size, len(added)  # len(tokenizer) counts a large vocabulary for 50 ms in older versions
+    known = _read.get(tokenizer)
+    if known is None or known[0] != size:
+        special = frozenset(tokenizer.all_special_ids) | frozenset(added)
+        # sorted: where two names share an id, the same one is kept every time
+        known = size, Vocabulary({index: token for token, index in sorted(tokenizer.get_vocab().items())}, special)
+        _read[tokenizer] = known
+    return known[1]
+
+
+def _state(path: str) -> int:
+    """When a directory last changed; 0 for hub ids, whose cache only grows."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 @lru_cache(maxsize=8)
-def _load_vocabulary(path: str) -> tuple[Mapping[int, str], frozenset[int]] | None:
-    """Vocabulary of the tokenizer saved beside a model, or None. Never reaches for the network: this runs inside generate()."""
+def _beside(path: str, state: int) -> Vocabulary | None:
+    """Vocabulary of the tokenizer saved beside a model, or None. Never from the network: this is inside generate()."""
     from transformers import AutoTokenizer
 
     try:
-        return _read_tokenizer(AutoTokenizer.from_pretrained(path, local_files_only=True))
+        # without an explicit False, a tokenizer with code of its own would stop to ask the user
+        return _of_tokenizer(AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False))
     except Exception:  # whatever an absent, foreign or broken tokenizer raises: it is simply not at hand
         return None
