@@ -1,0 +1,85 @@
+"""The `genarm-hf` command: `main(argv) -> exit status`, and one small file a subcommand.
+
+Every subcommand is a module with `parser()` and `run(options)`; it parses, calls the library and prints.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .parsing import UsageError
+
+COMMANDS = {
+    "demo": "train a reward model on preference pairs, here and now, and watch it guide a frozen base model",
+    "generate": "guide your own model: --model DIR --reward-model DIR --alpha 0.5 'prompt'",
+    "bench": "time guided decoding on this machine",
+}
+_INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        argv: arguments without the program's name; None: those of the process.
+
+    Returns:
+        exit status: 0; 2 for bad input (one sentence on stderr, with `GENARM_HF_DEBUG=1` the traceback); 130 after
+        Ctrl-C.
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as end:  # argparse ends --help and --version so
+        return int(end.code or 0)
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing half-written is left behind.", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone (`genarm-hf demo | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get("GENARM_HF_DEBUG"):
+            raise
+        print(f"genarm-hf: {_one_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(argv: list[str]) -> int:
+    command = argv[0] if argv else "--help"
+    if command in ("-h", "--help"):
+        print(_overview())
+    elif command == "--version":
+        from .. import __version__
+
+        print(f"genarm-hf {__version__}")
+    elif command in COMMANDS:
+        module = import_module(f".{command}", __name__)
+        module.run(module.parser().parse(argv[1:]))
+    else:
+        raise UsageError(
+            f"{command!r} is not a command; the commands are {', '.join(COMMANDS)} (see `genarm-hf --help`)."
+        )
+    return 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: genarm-hf COMMAND [options]",
+            "",
+            "Test-time alignment: a small reward model guides a frozen language model, token by token.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`genarm-hf COMMAND --help` lists a command's options; `genarm-hf --version` names the version.",
+        ]
+    )
+
+
+def _one_sentence(error: BaseException) -> str:
+    """An error's message on one line (those of transformers run over several)."""
+    return " ".join(str(error).split()) or type(error).__name__

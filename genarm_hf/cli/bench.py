@@ -1,0 +1,120 @@
+"""`genarm-hf bench`: speed, measured in a way that anyone can repeat."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .loading import quiet
+from .parsing import CommandParser, UsageError
+from .text import table
+
+SUITES = ("decode", "shared")
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass
+class BenchOptions:
+    """What may be varied."""
+
+    threads: int = field(default=1, metadata={"help": "CPU threads", "metavar": "N"})
+    repeats: int = field(default=7, metadata={"help": "rounds that count", "metavar": "N"})
+    dtype: str = field(
+        default="", metadata={"help": "float32, bfloat16, float16; default: the suite's", "metavar": "T"}
+    )
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda, ...", "metavar": "D"})
+    compile: bool = field(default=False, metadata={"help": "static cache and compiled forwards (suite shared)"})
+    shapes: str = field(default="", metadata={"help": "only cases of these shapes, such as 1M,15M", "metavar": "S,S"})
+    output: str = field(default="", metadata={"help": "also write the numbers to this json file", "metavar": "FILE"})
+    suite: str = field(init=False)
+
+
+def parser() -> CommandParser:
+    """The command line of `genarm-hf bench`."""
+    return CommandParser(
+        BenchOptions,
+        "bench",
+        "Time guided decoding: what is compared runs in turn in one process, and ratios are medians of neighbours.",
+        positional=("suite", "decode: two separate models; shared: LoRA reward models on the base's own weights"),
+    )
+
+
+def run(options: BenchOptions) -> None:
+    """Run a suite and print its table."""
+    _check(options)
+    import torch
+
+    from ..benchmarks.timing import environment
+
+    torch.set_num_threads(options.threads)
+    with quiet():
+        rows = list(_rows(options))
+        header, cells = _TABLES[options.suite](rows)
+        print(table(header, cells))
+        print("  ".join(f"{key} {value}" for key, value in environment().items()))
+        if options.output:
+            report = {"suite": options.suite, "environment": environment(), "rows": rows}
+            Path(options.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _check(options: BenchOptions) -> None:
+    if options.suite not in SUITES:
+        raise UsageError(f"bench: {options.suite!r} is no suite; the suites are {', '.join(SUITES)}.")
+    if options.dtype and options.dtype not in _DTYPES:
+        raise UsageError(f"bench: `--dtype` must be one of {', '.join(_DTYPES)}, got {options.dtype!r}.")
+    for name in ("threads", "repeats"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"bench: `--{name}` must be at least 1, got {getattr(options, name)}.")
+
+
+def _rows(options: BenchOptions) -> Iterator[dict[str, Any]]:
+    import torch
+    from tqdm import tqdm
+
+    from ..benchmarks import decode, shared
+
+    module: Any = {"decode": decode, "shared": shared}[options.suite]
+    wanted = [shape for shape in options.shapes.split(",") if shape]
+    cases = [case for case in module.CASES if not wanted or case[0] in wanted]
+    if not cases:
+        raise UsageError(f"bench: no case of {options.suite} has the shape {options.shapes!r}.")
+    extra = {"compiled": options.compile} if options.suite == "shared" else {}
+    if options.dtype:
+        extra["dtype"] = getattr(torch, options.dtype)
+    measure = decode.bench_decode if options.suite == "decode" else shared.bench_shared
+    with tqdm(desc="runs", unit="run", leave=False) as bar:
+        yield from measure(cases, repeats=options.repeats, device=options.device, progress=bar.update, **extra)
+
+
+def _spread(value: dict[str, float]) -> str:
+    return f"{value['median']:.3f} ({value['low']:.3f}-{value['high']:.3f})"
+
+
+def _decode_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    header = ["model", "batch", "base tok/s", "arm tok/s", "guided tok/s", "naive tok/s", "of physical sum", "asked"]
+    cells = []
+    for row in rows:
+        speeds = [f"{row['tokens_per_second'][name]:.0f}" for name in ("base", "arm", "guided", "naive")]
+        cells.append([row["shape"], str(row["batch"]), *speeds, _spread(row["of_physical_sum"]), str(row["asked"])])
+    return header, cells
+
+
+def _shared_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    header = ["model", "batch", "arms", "dtype", "mode", "base ms/token", "one pass / base", "separate / base"]
+    return header, [
+        [
+            row["shape"],
+            str(row["batch"]),
+            str(row["reward_models"]),
+            row["dtype"],
+            row["cache"],
+            f"{row['base_ms_per_token']:.1f}",
+            _spread(row["one_pass_of_base"]),
+            _spread(row["separate_of_base"]),
+        ]
+        for row in rows
+    ]
+
+
+_TABLES = {"decode": _decode_table, "shared": _shared_table}

@@ -1,0 +1,112 @@
+"""Models from names on the command line, and one sentence where that fails."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .parsing import UsageError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Loading bars and advice of the libraries underneath are not part of a command's output."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_base(name: str, dtype: str, device: str) -> tuple[Any, Any]:
+    """A base model on its device, and its tokenizer.
+
+    Args:
+        name: folder or hub name, what `--model` says.
+        dtype: of the weights; `"auto"`: as they are stored.
+        device: torch's name for it; `"auto"`: the fastest there is.
+
+    Raises:
+        UsageError: one of them is not there.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = _device(device)
+    model = _load("--model", name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype))
+    tokenizer = _load("--model", name, lambda: AutoTokenizer.from_pretrained(name))
+    return model.to(place).eval(), tokenizer
+
+
+def load_reward_model(name: str, base: Any, base_name: str, dtype: str) -> Any:
+    """A reward model on the base's device; an adapter of the base itself shares the base's weights.
+
+    Args:
+        name: folder or hub name, what `--reward-model` says.
+        base: the loaded base.
+        base_name: what it was loaded from.
+        dtype: of the weights.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    from ..modeling_genarm import AutoregressiveRewardModel
+
+    def load() -> Any:
+        if _same_model(_adapter_base(name), base_name):
+            return AutoregressiveRewardModel.from_pretrained(name, base_model=base)
+        return AutoregressiveRewardModel.from_pretrained(name, dtype=dtype).to(base.device)
+
+    return _load("--reward-model", name, load)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if accelerator is None else accelerator
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"`--device` must name a device of this machine, got {name!r}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _adapter_base(repo: str) -> str | None:
+    """The base model that an adapter repository names; None for full weights."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    path = find_adapter_config_file(repo)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8")).get("base_model_name_or_path")
+
+
+def _same_model(one: str | None, other: str) -> bool:
+    if one is None or one == other:
+        return one is not None
+    paths = Path(one), Path(other)
+    return all(path.is_dir() for path in paths) and paths[0].samefile(paths[1])
+
+
+def _load(option: str, name: str, load: Callable[[], T]) -> T:
+    """What `load` gives, or one sentence for what the libraries underneath say over many lines."""
+    # `org/name` may be on the hub, and so may `name`; anything else can only be a folder
+    if (name.count("/") > 1 or name.startswith((".", "/", "~"))) and not Path(name).is_dir():
+        raise UsageError(f"`{option}`: there is no folder {name!r}.")
+    try:
+        return load()
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"`{option}` {name!r} could not be loaded: {reason}") from error

@@ -1,0 +1,34 @@
+"""Results appear whole or not at all."""
+
+import pytest
+
+from genarm_hf.cli.files import written_whole
+
+
+def test_files_and_folders_appear_when_complete(tmp_path):
+    with written_whole(tmp_path / "new" / "file.txt") as draft:
+        draft.write_text("text")
+        assert not (tmp_path / "new" / "file.txt").exists()
+    assert (tmp_path / "new" / "file.txt").read_text() == "text"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.txt"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    folder = tmp_path / "folder"
+    for name in ("old", "new"):
+        with written_whole(folder) as draft:
+            draft.mkdir()
+            (draft / name).write_text(name)
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupted_result_leaves_what_was_there(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(error), written_whole(path) as draft:
+        draft.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
