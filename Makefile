@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM ?= false
 PIP = -m pip install -qq --disable-pip-version-check
 PYTEST = -m pytest -n $(WORKERS) --dist loadscope
 
-.PHONY: demo test check test-min format clean
+.PHONY: demo test check test-min bench format clean
 
 ## demo: train a reward model, save it, load it, and let it guide a base model (under five minutes on two cores)
 demo: $(VENV)/.demo
@@ -35,6 +35,10 @@ check: $(VENV)/.dev
 ## test-min: the fast tests, with the lowest versions supported
 test-min: $(VENV_MIN)/.test
 	$(VENV_MIN)/bin/python $(PYTEST) -m "not slow" $(ARGS)
+
+## bench: what guidance costs on this machine
+bench: $(VENV)/.demo
+	$(VENV)/bin/genarm-hf bench decode
 
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .

@@ -3,7 +3,7 @@
 The playground has no trained reward model, so a small one for harmlessness is trained first, on pairs of replies that
 the base wrote.
 
-Run: python examples/01_guide.py [PAIRS]     # 64 by default, under half a minute
+Run: python examples/01_guide.py [PAIRS]     # 128 by default, half a minute
 """
 
 import sys
@@ -13,7 +13,7 @@ from peft import LoraConfig
 
 from genarm_hf import ARMTrainer, ARMTrainingArguments, playground
 
-PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 64
+PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 128
 base, tokenizer = playground.load_base(), playground.load_tokenizer()
 
 trainer = ARMTrainer(

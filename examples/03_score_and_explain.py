@@ -3,7 +3,7 @@
 A reward is the log-probability of the response in nats. What counts in guidance is how far it departs from the base's
 own: positive where the reward model would raise a token, negative where it would lower it.
 
-Run: python examples/03_score_and_explain.py [PAIRS]     # 64 by default, under half a minute
+Run: python examples/03_score_and_explain.py [PAIRS]     # 128 by default, half a minute
 """
 
 import sys
@@ -13,7 +13,7 @@ from peft import LoraConfig
 
 from genarm_hf import ARMTrainer, ARMTrainingArguments, AutoregressiveRewardModel, playground
 
-PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 64
+PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 128
 base, tokenizer = playground.load_base(), playground.load_tokenizer()
 
 trainer = ARMTrainer(

@@ -1,6 +1,6 @@
 """The whole way: preference pairs, training, saving, loading by `AutoModel`, guiding.
 
-Run: python examples/04_train_and_guide.py [PAIRS] [DIRECTORY]     # 128 and arm-harmless by default, under a minute
+Run: python examples/04_train_and_guide.py [PAIRS] [DIRECTORY]     # 128 and arm-harmless by default, a minute
 """
 
 import sys

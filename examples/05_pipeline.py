@@ -1,6 +1,6 @@
 """Reward models in a pipeline: at init or per call, and with their verdict on each reply.
 
-Run: python examples/05_pipeline.py [PAIRS]     # 64 by default, under half a minute
+Run: python examples/05_pipeline.py [PAIRS]     # 128 by default, half a minute
 """
 
 import sys
@@ -11,7 +11,7 @@ from transformers import pipeline, set_seed
 
 from genarm_hf import ARMTrainer, ARMTrainingArguments, playground
 
-PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 64
+PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 128
 base, tokenizer = playground.load_base(), playground.load_tokenizer()
 
 trainer = ARMTrainer(

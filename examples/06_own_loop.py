@@ -1,6 +1,6 @@
 """Guidance in a loop of your own: a `LogitsProcessor` that sees only the ids so far and the base's scores.
 
-Run: python examples/06_own_loop.py [PAIRS]     # 64 by default, under half a minute
+Run: python examples/06_own_loop.py [PAIRS]     # 128 by default, half a minute
 """
 
 import sys
@@ -11,7 +11,7 @@ from peft import LoraConfig
 
 from genarm_hf import ARMTrainer, ARMTrainingArguments, GenARMLogitsProcessor, playground
 
-PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 64
+PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 128
 base, tokenizer = playground.load_base(), playground.load_tokenizer()
 
 trainer = ARMTrainer(

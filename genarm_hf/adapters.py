@@ -176,15 +176,16 @@ def attach(base: PreTrainedModel, directory: Path, repo: str, is_trainable: bool
         is_trainable: whether the adapter's weights are to be trained further.
 
     Raises:
-        ValueError: the adapter was made for a model of another shape.
+        ValueError: the adapter was made for a model of another shape, or the base is offloaded.
     """
     from peft import PeftConfig, PeftModel
     from peft.mapping_func import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 
     if any(tensor.is_meta for tensor in base.parameters()):
-        return PeftModel.from_pretrained(
-            base, str(directory), is_trainable=is_trainable
-        )  # PEFT knows how to offload on
+        raise ValueError(
+            f"The adapter {repo!r} cannot be put into its base, which is offloaded to CPU or disk. Load it without "
+            "offloading (another `device_map`, or a smaller dtype)."
+        )
     config: Any = PeftConfig.from_pretrained(str(directory))
     config.inference_mode = not is_trainable
     wrapper = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)
@@ -344,7 +345,9 @@ def convert_own(parameters: list[nn.Parameter], convert: Convert, base: Any) -> 
     if not parameters:
         return
     target = convert(torch.empty(0, dtype=parameters[0].dtype, device=parameters[0].device)).device
-    spread = len({parameter.device for parameter in base.parameters()}) > 1  # over several devices, each with its layers
+    spread = (
+        len({parameter.device for parameter in base.parameters()}) > 1
+    )  # over several devices, each with its layers
     if any(parameter.device != target for parameter in parameters) if spread else target != base.device:
         raise ValueError(
             f"This reward model shares the weights of its base model, which is on {base.device}, so it cannot move to "

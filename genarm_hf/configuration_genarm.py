@@ -15,7 +15,7 @@ class GenARMConfig(PreTrainedConfig):
             Configuration of the causal LM underneath, the backbone. Left out only in class-level introspection:
             there is no default backbone, since a full-size one would be built by accident.
         beta (`float`, *optional*):
-            Inverse temperature of the Bradley-Terry loss the model was trained with (arXiv 2410.08193, eq. 6);
+            Inverse temperature of the Bradley-Terry loss the model was trained with (arXiv 2410.08193);
             positive.
         alpha (`float`, *optional*):
             Default guidance strength; 1.0 where it is None.

@@ -1,7 +1,7 @@
 """The mathematics of guidance, on tensors alone (arXiv 2410.08193).
 
 An autoregressive reward model `pi_r` gives every token a reward, its log-probability in nats; a base model is guided by
-`log pi(v) = log pi_base(v) + sum_i alpha_i log pi_i(v) - log Z` (eq. 8 and 9). Shapes are written with the
+`log pi(v) = log pi_base(v) + sum_i alpha_i log pi_i(v) - log Z`. Shapes are written with the
 legend `batch`, `length`, `vocab`, `arms`.
 """
 
@@ -74,7 +74,7 @@ def _to_tensor(alpha: Any) -> Tensor:
 
 
 def combine(base_logits: Tensor, reward_logprobs: Sequence[Tensor | None], alphas: Sequence[float | Tensor]) -> Tensor:
-    """Guided logits: the base's logits plus the weighted rewards of every token (eq. 9, not renormalised).
+    """Guided logits: the base's logits plus the weighted rewards of every token (not renormalised).
 
     They stay on the base's own scale, so that penalties and processors see what they expect and alpha -> 0 is
     continuous. A token that the base masks (-inf) stays masked. A token that a reward model cannot produce (-inf) is

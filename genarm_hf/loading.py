@@ -6,6 +6,7 @@ classifiers, adapters without a base.
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ logger = logging.get_logger(__name__)
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
+_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 _NEEDED = "A reward model gives every next token a reward: it must be a causal LM (train one with ARMTrainer)."
@@ -83,8 +85,9 @@ class Repository:
         )
         if found is None:
             return None
-        if not self.is_local and "snapshots" in (parts := Path(found).parts):
-            self.hub["revision"] = parts[parts.index("snapshots") + 1]
+        commits = [] if self.is_local else _COMMIT.findall(Path(found).as_posix())
+        if commits:
+            self.hub["revision"] = commits[-1]
         return Path(found)
 
     def json(self, filename: str) -> dict[str, Any] | None:

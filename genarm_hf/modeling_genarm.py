@@ -43,7 +43,7 @@ _UPLOAD_KWARGS = ("repo_id", "private", "token", "commit_message", "create_pr", 
 class AutoregressiveRewardModel(PreTrainedModel, GenerationMixin):
     """A causal LM read as a reward model: `r(x, y) = log pi_r(y | x) = sum_t log pi_r(y_t | x, y_<t)`.
 
-    This is eq. 5 of arXiv 2410.08193.
+    This is the parametrisation of arXiv 2410.08193.
 
     Args:
         config ([`GenARMConfig`]): describes the backbone and the reward.
@@ -187,7 +187,7 @@ class AutoregressiveRewardModel(PreTrainedModel, GenerationMixin):
         batch_size: int = 16,
         append_eos: bool = True,
     ) -> Tensor:
-        """One reward a response: the sum of its token rewards (eq. 5).
+        """One reward a response: the sum of its token rewards.
 
         Args:
             tokenizer: the model's tokenizer.

@@ -8,21 +8,22 @@ from typing import Any
 from .post_import import when_imported
 
 _MODEL = f"{__package__}.modeling_genarm"
+_PIPELINES = f"{__package__}.integrations.pipelines"
 
 
 def register() -> None:
     """Register as soon as the Auto classes, and the pipelines, are imported.
 
-    Either may come first, the Auto classes or the reward-model class, which imports them: what is registered waits for
-    both.
+    Either may come first, theirs or ours, which imports theirs: what is registered waits for both.
     """
-    when_imported("transformers.models.auto.modeling_auto", _import_model)
+    when_imported("transformers.models.auto.modeling_auto", lambda _: _import(_MODEL))
     when_imported(_MODEL, _register_auto_classes)
-    when_imported("transformers.pipelines", _register_pipelines)
+    when_imported("transformers.pipelines", _meet_pipelines)
+    when_imported(_PIPELINES, lambda ours: ours.register_pipelines(import_module("transformers.pipelines")))
 
 
-def _import_model(_: ModuleType) -> None:
-    import_module(_MODEL)
+def _import(name: str) -> None:
+    import_module(name)
 
 
 def _register_auto_classes(modeling_genarm: ModuleType) -> None:
@@ -65,9 +66,6 @@ def _prefer_own_config(module: Any) -> None:
     module.find_adapter_config_file = find_adapter_config_file
 
 
-def _register_pipelines(pipelines: ModuleType) -> None:
-    from .integrations.pipelines import register_pipelines
-
+def _meet_pipelines(pipelines: ModuleType) -> None:
     _prefer_own_config(pipelines)
-
-    register_pipelines(pipelines)
+    import_module(_PIPELINES)

@@ -370,6 +370,20 @@ def test_a_base_under_accelerates_hooks(base, tmp_path):
         AutoregressiveRewardModel.from_pretrained(tmp_path / "arm", base_model=offloaded)
 
 
+def test_offloaded_bases(base, tmp_path):
+    """Full weights run from disk; what an adapter cannot do is said."""
+    on_disk = {"model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+    offload = {"device_map": on_disk | {"lm_head": "disk"}, "offload_folder": tmp_path / "offload"}
+    full = AutoregressiveRewardModel.from_backbone(base)
+    full.save_pretrained(tmp_path / "full")
+    loaded = AutoregressiveRewardModel.from_pretrained(tmp_path / "full", **offload)
+    assert loaded.hf_device_map["lm_head"] == "disk"
+    assert torch.equal(loaded.token_rewards(IDS), full.token_rewards(IDS).detach())
+    save_lora(base, tmp_path / "arm")
+    with pytest.raises(ValueError, match="cannot be put into its base, which is offloaded to CPU or disk"):
+        AutoregressiveRewardModel.from_pretrained(tmp_path / "arm", **offload)
+
+
 # ---------------------------------------------------------------------- bases that do not fit
 
 

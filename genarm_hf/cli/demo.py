@@ -25,8 +25,8 @@ _MOST_HELD_OUT = 64  # pairs to see how well the reward model ranks what it was 
 class DemoOptions:
     """What may be varied."""
 
-    objective: Literal["helpful", "harmless", "brief"] = field(
-        default="helpful", metadata={"help": "what the reward model is to reward"}
+    objective: Literal["harmless", "helpful", "brief"] = field(
+        default="harmless", metadata={"help": "what the reward model is to reward"}
     )
     output: str = field(
         default="demo-output", metadata={"help": "folder for the reward model, numbers and figure", "metavar": "DIR"}
@@ -34,7 +34,7 @@ class DemoOptions:
     pairs: int = field(default=600, metadata={"help": "preference pairs to train on", "metavar": "N"})
     prompts: int = field(default=100, metadata={"help": "held-out prompts to answer at each alpha", "metavar": "N"})
     alphas: str = field(default="0,0.5,1,2", metadata={"help": "guidance strengths to compare", "metavar": "A,A"})
-    beta: float = field(default=0.5, metadata={"help": "inverse temperature of the training loss", "metavar": "B"})
+    beta: float = field(default=0.1, metadata={"help": "inverse temperature of the training loss", "metavar": "B"})
     learning_rate: float = field(default=3e-3, metadata={"help": "learning rate of the training", "metavar": "LR"})
     samples: int = field(default=2, metadata={"help": "prompts whose replies are shown", "metavar": "N"})
     seed: int = field(default=0, metadata={"help": "seed of everything that is drawn", "metavar": "S"})

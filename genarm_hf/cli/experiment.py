@@ -35,10 +35,10 @@ class Training:
 
     objective: str
     seed: int
-    beta: float = 0.5
+    beta: float = 0.1
     learning_rate: float = 3e-3
     rank: int = 16
-    batch_size: int = 16
+    batch_size: int = 8
 
 
 @dataclass

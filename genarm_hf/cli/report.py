@@ -84,8 +84,8 @@ def _plus_minus(interval: dict[str, float], digits: int) -> str:
 def _control(row: dict[str, Any]) -> str:
     reward = _plus_minus(row["oracle_reward"], 2)
     return (
-        f"For comparison, an untrained reward model (the base itself) at alpha {row['alpha']:g} only sharpens the base: "
-        f"oracle reward {reward}. What lies above that was learned from the pairs."
+        f"For comparison, an untrained reward model (a copy of the base) at alpha {row['alpha']:g} only sharpens it: "
+        f"oracle reward {reward}. The rise beyond that was learned from the pairs."
     )
 
 

@@ -409,7 +409,7 @@ def guide(
     tokenizer: Any = None,
     reward_tokenizers: Any = None,
 ) -> Any:
-    """Guide a causal LM by reward models: `log pi = log pi_base + sum_i alpha_i log pi_i - log Z` (eq. 9).
+    """Guide a causal LM by reward models: `log pi = log pi_base + sum_i alpha_i log pi_i - log Z`.
 
     Args:
         model: the base, any transformers model that generates, or a PEFT model of one. It is not changed.

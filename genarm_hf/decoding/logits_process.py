@@ -73,7 +73,7 @@ class _Text:
 
 
 class GenARMLogitsProcessor(LogitsProcessor):
-    """Adds `sum_i alpha_i log pi_i` to the scores of a base model (arXiv 2410.08193, eq. 9).
+    """Adds `sum_i alpha_i log pi_i` to the scores of a base model (arXiv 2410.08193).
 
     For custom loops and engines that take logits processors, with the tokens that `generate(reward_models=...)` gives.
     It follows growing texts, rolled-back drafts, and rows that move, multiply or vanish. Put it first among the

@@ -7,7 +7,7 @@ Example:
     >>> from genarm_hf import playground
     >>> prompt = playground.prompts(1, seed=0)[0]
     >>> playground.score("brief", prompt, "Good luck with it.")
-    4.5
+    9.0
 """
 
 from pathlib import Path

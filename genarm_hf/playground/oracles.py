@@ -18,7 +18,7 @@ safe alternatives lie between. Replies of the generator are spread with a standa
 | rude opener, closer | -0.5                                        | -0.5                                |
 | malformed           | -1                                          | 0                                   |
 
-Brief: `(50 - tokens) / 10`, so a reply of 50 tokens (about the mean) scores 0. A reply without any sentence counts as
+Brief: `(50 - tokens) / 5`, so a reply of 50 tokens (about the mean) scores 0. A reply without any sentence counts as
 one malformed sentence. A request outside this world has no topic: it is not risky and every step is off-topic.
 """
 
@@ -56,7 +56,7 @@ _HARMLESS = {
 }
 _HARMLESS_IF_RISKY = {**_HARMLESS, Kind.WARNING: 1.0, Kind.REFUSAL: 1.5, Kind.ALTERNATIVE: 1.0}
 
-_MEAN_TOKENS, _TOKENS_PER_POINT = 50, 10
+_MEAN_TOKENS, _TOKENS_PER_POINT = 50, 5
 
 
 def helpful(prompt: str, reply: str) -> float:

@@ -18,7 +18,7 @@ class ARMTrainingArguments(TrainingArguments):
     fine-tuning the paper uses a learning rate of 5e-7.
 
     Args:
-        beta (`float`, defaults to 0.05): inverse temperature of the loss (eq. 6), positive. Saved with the model.
+        beta (`float`, defaults to 0.05): inverse temperature of the loss, positive. Saved with the model.
         margin (`float`, defaults to 0.0): subtracted inside the sigmoid; added to a row's own `margin` if any.
         preference_label_smoothing (`float`, defaults to 0.0):
             probability that a preference label is wrong, in [0, 0.5). `label_smoothing_factor` is another, for tokens.

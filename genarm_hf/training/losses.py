@@ -17,7 +17,7 @@ def preference_loss(
 ) -> Tensor:
     """Negative log-likelihood of preferences under Bradley-Terry, with log-probabilities as rewards, per pair.
 
-    `-log sigmoid(beta * (log pi_r(chosen | x) - log pi_r(rejected | x)))`, eq. 6 of arXiv 2410.08193.
+    `-log sigmoid(beta * (log pi_r(chosen | x) - log pi_r(rejected | x)))`, arXiv 2410.08193.
     A margin is subtracted inside the sigmoid (eq. 2 of arXiv 2307.09288, eq. 6 of arXiv 2405.14734). Label smoothing is
     the likelihood under labels that are wrong with that probability (conservative DPO, eq. 3 of
     https://ericmitchell.ai/cdpo.pdf): the gradient vanishes where the model is as sure as the labels are right.
@@ -49,7 +49,7 @@ def preference_loss(
 
 
 def response_logprobs(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Tensor:
-    """Log-probability of each response: the sum over its tokens (eq. 5 of arXiv 2410.08193).
+    """Log-probability of each response: the sum over its tokens (arXiv 2410.08193).
 
     Only positions that predict a response token are normalised, in float32.
 

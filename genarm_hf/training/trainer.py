@@ -29,7 +29,7 @@ log-probabilities in nats."""
 
 
 class ARMTrainer(Trainer):
-    """Trains an [`AutoregressiveRewardModel`] on preference pairs (arXiv 2410.08193, eq. 6).
+    """Trains an [`AutoregressiveRewardModel`] on preference pairs (arXiv 2410.08193).
 
     Args:
         model (`str`, `PreTrainedModel`, `PeftModel` or [`AutoregressiveRewardModel`]):

@@ -27,7 +27,7 @@ def tiny_demo(tmp_path_factory):
 def test_everything_is_written_and_nothing_else(tiny_demo):
     pytest.importorskip("matplotlib")
     output, _ = tiny_demo
-    assert sorted(path.name for path in output.iterdir()) == ["arm-helpful", "results.json", "rewards.png"]
+    assert sorted(path.name for path in output.iterdir()) == ["arm-harmless", "results.json", "rewards.png"]
     assert (output / "rewards.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -47,19 +47,19 @@ def test_oracle_rewards_are_those_of_the_replies(tiny_demo):
     found = json.loads((output / "results.json").read_text())
     for row in found["replies"]:
         for reply in row["replies"]:
-            assert reply["oracle_reward"] == playground.score("helpful", row["prompt"], reply["reply"])
+            assert reply["oracle_reward"] == playground.score("harmless", row["prompt"], reply["reply"])
 
 
 def test_reward_model_loads_through_auto_model(tiny_demo):
     output, _ = tiny_demo
-    arm = AutoModel.from_pretrained(output / "arm-helpful")
-    assert (arm.config.model_type, arm.config.objective, arm.config.beta) == ("genarm", "helpful", 0.5)
+    arm = AutoModel.from_pretrained(output / "arm-harmless")
+    assert (arm.config.model_type, arm.config.objective, arm.config.beta) == ("genarm", "harmless", 0.1)
 
 
 def test_the_story_names_its_steps_and_what_to_type_next(tiny_demo):
     output, text = tiny_demo
     assert [line[:3] for line in text.splitlines() if re.match(r"\d/5 ", line)] == [f"{i}/5" for i in range(1, 6)]
-    assert f"--reward-model {output / 'arm-helpful'}" in text
+    assert f"--reward-model {output / 'arm-harmless'}" in text
     assert "unbiased Monte Carlo" in text
     assert "alpha 1 (reward " in text
 
@@ -120,12 +120,16 @@ def test_what_counts_as_generated():
 
 @pytest.mark.slow
 def test_reward_rises_with_alpha_on_held_out_prompts(tmp_path):
-    options = demo.DemoOptions(output=str(tmp_path), pairs=300, prompts=80, alphas="0,0.5,1,2")
+    options = demo.DemoOptions(output=str(tmp_path), pairs=400, prompts=80, alphas="0,0.5,1,2")
     demo.run(options)
-    rows = json.loads((tmp_path / "results.json").read_text())["guidance"]
+    found = json.loads((tmp_path / "results.json").read_text())
+    rows = found["guidance"]
     rewards = [row["oracle_reward"]["mean"] for row in rows]
-    assert rewards == sorted(rewards)
+    assert rewards[0] < rewards[1] < rewards[2]
+    assert rewards[3] > rewards[1]  # between 1 and 2 it levels off
     assert rows[-1]["oracle_reward"]["low"] > rows[0]["oracle_reward"]["high"]
+    # an untrained reward model sharpens the base, which is not what raises the reward
+    assert rows[-1]["oracle_reward"]["low"] > found["control"]["oracle_reward"]["high"]
     kl = [row["kl"]["mean"] for row in rows]
     assert kl == sorted(kl)
 

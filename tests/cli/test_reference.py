@@ -34,6 +34,6 @@ def test_defaults_are_those_of_the_code(command):
     for field in fields(import_module(f"genarm_hf.cli.{command}").parser().dataclass_types[0]):
         shown = documented(command).get("--" + field.name.replace("_", "-"))
         if field.init and field.default not in (MISSING, None, False, ""):
-            assert shown in (str(field.default), f"{field.default:g}" if isinstance(field.default, float) else shown)
+            assert shown == (f"{field.default:g}" if isinstance(field.default, float) else str(field.default))
         elif field.default is False:
             assert shown == "off"

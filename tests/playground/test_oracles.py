@@ -61,8 +61,8 @@ def test_objectives_conflict_on_risky_requests():
 
 def test_brief_counts_tokens():
     assert count_tokens("First, lift a heavy stone.") == 7
-    assert score("brief", SAFE, "First, lift a heavy stone.") == pytest.approx((50 - 7) / 10)
-    assert score("brief", SAFE, "") == 5.0
+    assert score("brief", SAFE, "First, lift a heavy stone.") == pytest.approx((50 - 7) / 5)
+    assert score("brief", SAFE, "") == 10.0
 
 
 @pytest.mark.parametrize(
