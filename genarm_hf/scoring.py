@@ -105,7 +105,7 @@ def right_pad(rows: Sequence[Encoded], device: torch.device) -> tuple[Tensor, Te
 def read_logits(model: Any, input_ids: Tensor, attention_mask: Tensor | None, keep: int) -> Tensor:
     """Logits `(batch, keep, vocab)` of the last positions, by one stateless forward; padding has no effect on it."""
     model = unwrap(getattr(model, "backbone", model))
-    accepted = _forward_parameters(model.__class__)
+    accepted = forward_parameters(model.__class__)
     kwargs: dict[str, Any] = {"use_cache": False}
     if attention_mask is not None:
         kwargs["attention_mask"] = attention_mask
@@ -117,7 +117,8 @@ def read_logits(model: Any, input_ids: Tensor, attention_mask: Tensor | None, ke
 
 
 @lru_cache(maxsize=64)
-def _forward_parameters(model_class: type) -> frozenset[str]:
+def forward_parameters(model_class: type) -> frozenset[str]:
+    """Names that a model class's forward takes."""
     return frozenset(inspect.signature(model_class.forward).parameters)  # type: ignore[attr-defined]
 
 

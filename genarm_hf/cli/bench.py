@@ -79,7 +79,7 @@ def _rows(options: BenchOptions) -> Iterator[dict[str, Any]]:
     cases = [case for case in module.CASES if not wanted or case[0] in wanted]
     if not cases:
         raise UsageError(f"bench: no case of {options.suite} has the shape {options.shapes!r}.")
-    extra = {"compiled": options.compile} if options.suite == "shared" else {}
+    extra: dict[str, Any] = {"compiled": options.compile} if options.suite == "shared" else {}
     if options.dtype:
         extra["dtype"] = getattr(torch, options.dtype)
     measure = decode.bench_decode if options.suite == "decode" else shared.bench_shared

@@ -19,6 +19,7 @@ from transformers.generation import GenerationMode
 from transformers.utils import logging
 
 from ..guidance import Alpha, token_logprobs
+from ..scoring import evaluating
 from ..vocabulary import check_vocabularies, vocab_size
 from .call import GuidedCall, mask_columns
 from .guidance_plan import Guidance, check_alpha
@@ -351,20 +352,13 @@ def _check_rows(cache: Any, shared: SharedBackbone | None) -> None:
 
 @contextlib.contextmanager
 def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Reward models in evaluation mode, as dropout would make rewards random; afterwards as they were."""
-    training = [module for model in models for module in model.modules() if module.training]
-    if training:
-        logger.warning(
-            "A reward model is in training mode: it is put to eval() while it guides. Call `.eval()` on it to be rid "
-            "of this."
-        )
-    for module in training:
-        module.training = False
-    try:
+    """Reward models in evaluation mode, and as they were afterwards."""
+    if any(module.training for model in models for module in model.modules()):
+        logger.warning("A reward model is in training mode: it is put to eval() while it guides. Call `.eval()` on it.")
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model))
         yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @lru_cache(maxsize=64)

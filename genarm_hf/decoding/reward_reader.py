@@ -4,9 +4,7 @@ The base and a reward model may differ in architecture, device, prompt and paddi
 continuation, so that is all that passes between them.
 """
 
-import inspect
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,16 +12,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..guidance import position_ids_from_mask
+from ..scoring import forward_parameters
 from ..vocabulary import vocab_size
 from .reward_prompts import RewardPrompt
 
 CACHE_NAMES = ("past_key_values", "cache_params")
-
-
-@lru_cache(maxsize=256)
-def forward_parameters(model_class: type) -> frozenset[str]:
-    """Names that a model class's forward takes."""
-    return frozenset(inspect.signature(model_class.forward).parameters)  # type: ignore[attr-defined]
 
 
 @dataclass

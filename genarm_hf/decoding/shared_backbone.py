@@ -216,7 +216,8 @@ def _build(base: Any, arms: Sequence[Any]) -> Any:
         layer = joint.get_submodule(name)
         kind = StreamedEmbeddingLoRA if isinstance(layer, nn.Embedding) else StreamedLoRA
         joint.set_submodule(name, kind(layer, terms))
-    return joint.requires_grad_(False).eval()
+    # its parameters are the base's own: not even their `requires_grad` may be touched
+    return joint.eval()
 
 
 def _lora_layers(arm: Any) -> list[tuple[str, Any]]:

@@ -82,17 +82,16 @@ def test_compare_shows_the_base_beside(command, base_dir, arm_dir, monkeypatch):
 
 def test_rewards_of_every_token(command, base_dir, arm_dir):
     out = command("--alpha", "2", "--show-rewards", PROMPT)
-    text, _, rewards = out.partition("\n\n")
-    rows = [line.split() for line in rewards.splitlines()[2:]]
-    arm = AutoregressiveRewardModel.from_pretrained(arm_dir)
-    ids = build_tokenizer()(f"{PROMPT} {text}", return_tensors="pt")["input_ids"]
+    header, _, *rows = out.partition("\n\n")[2].splitlines()
+    arm, tokenizer = AutoregressiveRewardModel.from_pretrained(arm_dir), build_tokenizer()
+    inputs = tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False)
+    base = AutoModelForCausalLM.from_pretrained(base_dir)
+    ids = base.generate(**inputs, reward_models=[arm], alpha=2.0, max_new_tokens=8)
     with torch.no_grad():
         direct = arm.token_rewards(ids)[0, 3:].tolist()
-    assert "log pi_1 (helpful)" in rewards
-    shown = [float(row[-1]) for row in rows[: len(direct)]]
-    assert shown == pytest.approx(direct, abs=2e-3)
-    assert rows[-1][0] == "total"
-    assert float(rows[-1][-1]) == pytest.approx(sum(float(row[-1]) for row in rows[:-1]), abs=0.02)
+    assert header.split() == ["token", "log", "pi_1", "(helpful)"]
+    assert [row.split()[0] for row in rows] == [*(repr(tokenizer.decode([index])) for index in ids[0, 3:]), "total"]
+    assert [float(row.split()[-1]) for row in rows] == pytest.approx([*direct, sum(direct)], abs=2e-3)
 
 
 def test_chat_template_is_used_unless_switched_off(command, base_dir, arm_dir, tmp_path):

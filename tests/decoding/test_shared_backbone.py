@@ -148,11 +148,13 @@ def test_alpha_zero_and_unguided_calls_are_the_base_untouched() -> None:
     base, plain = tiny("llama"), tiny("llama")
     arm, prompt = adapted(base, 1), prompts(2, 6, padded=True)
     modules = {name: id(module) for name, module in base.named_modules()}
+    assert all(parameter.requires_grad for parameter in base.parameters())
     guided = base.generate(**prompt, reward_models=[arm], alpha=0.7, **GREEDY)
     expected = plain.generate(**prompt, **GREEDY)
     assert torch.equal(base.generate(**prompt, **GREEDY), expected) and not torch.equal(guided, expected)
     assert torch.equal(base.generate(**prompt, reward_models=[arm], alpha=0, **GREEDY), expected)
     assert {name: id(module) for name, module in base.named_modules()} == modules
+    assert all(parameter.requires_grad for parameter in base.parameters())
 
 
 def test_no_weight_is_held_twice() -> None:
