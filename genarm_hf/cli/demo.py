@@ -5,7 +5,8 @@ of the playground says what that was worth.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,8 +54,21 @@ def parser() -> CommandParser:
 def run(options: DemoOptions) -> None:
     """Run the demo and print it step by step."""
     alphas = _check(options)
-    with quiet():
+    with quiet(), _one_thread():
         _tell(options, alphas)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Models this small gain nothing by a second thread, and lose much by waiting for it where cores are busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check(options: DemoOptions) -> list[float]:

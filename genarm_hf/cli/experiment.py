@@ -96,6 +96,7 @@ def train(
 
     lora = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
+        torch.manual_seed(options.seed)  # the adapter is drawn before the Trainer seeds
         trainer = ARMTrainer(
             base,
             args=_arguments(options, scratch),

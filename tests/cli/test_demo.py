@@ -118,6 +118,18 @@ def test_what_counts_as_generated():
     assert experiment.generated(ids, eos=2).int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
 
 
+def test_training_repeats_with_its_seed(tmp_path):
+    from transformers import TrainerCallback
+
+    base, tokenizer = playground.load_base(), playground.load_tokenizer()
+    pairs = playground.preference_pairs("brief", 8, 0, base)
+    weights = []
+    for name in ("one", "two"):
+        experiment.train(base, tokenizer, pairs, experiment.Training("brief", 7), tmp_path / name, TrainerCallback())
+        weights.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.slow
 def test_reward_rises_with_alpha_on_held_out_prompts(tmp_path):
     options = demo.DemoOptions(output=str(tmp_path), pairs=400, prompts=80, alphas="0,0.5,1,2")
