@@ -8,8 +8,7 @@ Importing registers the reward-model class with the Auto classes and lets `model
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .decoding.generation import GenARMGenerationMixin, install, install_on_import, uninstall
-from .registration import register
+from .registration import install_on_import, register
 
 __version__ = "0.1.0"
 
@@ -18,14 +17,18 @@ _LAZY = {
     "ARMTrainingArguments": "training",
     "AutoregressiveRewardModel": "modeling_genarm",
     "GenARMConfig": "configuration_genarm",
+    "GenARMGenerationMixin": "decoding.generation",
     "GenARMLogitsProcessor": "decoding.logits_process",
     "GuidedModel": "decoding.guided_model",
     "RewardGuidedGenerationPipeline": "integrations.pipelines",
     "guide": "decoding.guided_model",
+    "install": "decoding.generation",
+    "uninstall": "decoding.generation",
 }
 
 if TYPE_CHECKING:
     from .configuration_genarm import GenARMConfig
+    from .decoding.generation import GenARMGenerationMixin, install, uninstall
     from .decoding.guided_model import GuidedModel, guide
     from .decoding.logits_process import GenARMLogitsProcessor
     from .integrations.pipelines import RewardGuidedGenerationPipeline

@@ -1,5 +1,6 @@
-"""Make the reward-model class known to `AutoConfig`, `AutoModel`, `AutoModelForCausalLM` and `pipeline()`."""
+"""Make the reward-model class known to the Auto classes and `pipeline()`, and reward models to `generate()`."""
 
+import os
 from functools import wraps
 from importlib import import_module
 from types import ModuleType
@@ -8,6 +9,7 @@ from typing import Any
 from .post_import import when_imported
 
 _MODEL = f"{__package__}.modeling_genarm"
+_GENERATION = f"{__package__}.decoding.generation"
 _PIPELINES = f"{__package__}.integrations.pipelines"
 
 
@@ -20,6 +22,12 @@ def register() -> None:
     when_imported(_MODEL, _register_auto_classes)
     when_imported("transformers.pipelines", _meet_pipelines)
     when_imported(_PIPELINES, lambda ours: ours.register_pipelines(import_module("transformers.pipelines")))
+
+
+def install_on_import() -> None:
+    """Install into `generate()` as soon as transformers has it, unless the environment has `GENARM_HF_NO_INSTALL=1`."""
+    if os.environ.get("GENARM_HF_NO_INSTALL", "").lower() not in ("1", "true", "yes"):
+        when_imported("transformers.generation.utils", lambda _: import_module(_GENERATION).install())
 
 
 def _import(name: str) -> None:

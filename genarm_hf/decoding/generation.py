@@ -1,7 +1,6 @@
 """`model.generate(..., reward_models=[arm], alpha=0.5)`: our arguments, taken out of `generate()`'s and put to work."""
 
 import functools
-import os
 from typing import Any
 
 from transformers import GenerationMixin
@@ -74,12 +73,6 @@ def uninstall() -> None:
         else:
             setattr(GenerationMixin, name, function)
     _stock.clear()
-
-
-def install_on_import() -> None:
-    """[`install`], unless the environment says `GENARM_HF_NO_INSTALL=1`."""
-    if os.environ.get("GENARM_HF_NO_INSTALL", "").lower() not in ("1", "true", "yes"):
-        install()
 
 
 def generate_guided(stock: Any, model: Any, args: tuple, kwargs: dict[str, Any]) -> Any:

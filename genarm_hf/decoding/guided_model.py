@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.generation import GenerationMode
 from transformers.utils import logging
 
-from ..guidance import Alpha, token_logprobs
+from ..guidance import Alpha, position_ids_from_mask, token_logprobs
 from ..scoring import evaluating
 from ..vocabulary import check_vocabularies, vocab_size
 from .call import GuidedCall, mask_columns
@@ -111,8 +111,10 @@ class GuidedModel:
         Returns:
             float32 `(batch, length)` in nats; 0 for the first token, which nothing predicts.
         """
-        outputs = self(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)  # type: ignore[operator]
-        return token_logprobs(outputs.logits, input_ids)
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        if attention_mask is not None and "position_ids" in self._forward_names:
+            inputs["position_ids"] = position_ids_from_mask(attention_mask)
+        return token_logprobs(self(**inputs).logits, input_ids)  # type: ignore[operator]
 
     # ------------------------------------------------------------------ generating
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainerCallback, set_seed
 
 from ..adapters import active_adapter, check_backbone, share_weights, unwrap
 from ..configuration_genarm import GenARMConfig
@@ -333,6 +333,7 @@ def _with_adapter(backbone: Any, args: ARMTrainingArguments, peft_config: Any) -
         if not hasattr(backbone, "hf_device_map"):
             backbone.to(args.device)
         backbone = share_weights(backbone)
+    set_seed(args.seed)  # the adapter is drawn here, before the Trainer seeds
     with warnings.catch_warnings():
         # what PEFT asks transformers was renamed there; nobody who trains can do anything about it
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")

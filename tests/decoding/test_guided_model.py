@@ -99,6 +99,15 @@ def test_forward_is_the_formula(kind: str) -> None:
     torch.testing.assert_close(logprobs.exp().sum(-1), torch.ones(logprobs.shape[:2]))
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_token_logprobs_do_not_depend_on_padding(kind: str) -> None:
+    guided = genarm_hf.guide(tiny(kind), tiny("gpt2", seed=1), 0.7)
+    ids = prompts(1, 7, seed=3)["input_ids"]
+    padded, mask = torch.nn.functional.pad(ids, (3, 0)), torch.nn.functional.pad(torch.ones_like(ids), (3, 0))
+    expected = guided.token_logprobs(ids)[:, 1:]
+    torch.testing.assert_close(guided.token_logprobs(padded, mask)[:, 4:], expected, atol=1e-4, rtol=1e-4)
+
+
 def test_forward_by_position_as_tuple_and_step_by_step() -> None:
     base, arms = tiny("llama"), [tiny("gpt2", seed=1), tiny("mistral", seed=2)]
     guided = genarm_hf.guide(base, arms, [0.7, 0.2])
