@@ -100,6 +100,11 @@ def test_adapter_training_leaves_the_given_model_plain(base: Any, tokenizer: Any
     assert not torch.equal(trainer.reward_model(**inputs).logits, logits)
 
 
+def test_the_adapter_is_drawn_from_the_seed(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    first, second = (train(base, tmp_path, tokenizer, 8, lora()) for _ in range(2))
+    assert same(weights(first.model), weights(second.model))
+
+
 def test_reward_model_is_ready_to_guide(base: Any, tokenizer: Any, tmp_path: Path) -> None:
     trainer = train(base, tmp_path, tokenizer, 16, lora(lora_dropout=0.5), beta=0.2, prompt_template="w3 {prompt}")
     arm = trainer.reward_model
