@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, TextIteratorStreamer, set_seed
+from transformers import DynamicCache, GenerationConfig, TextIteratorStreamer, set_seed
 
 import genarm_hf
 
@@ -90,6 +90,22 @@ def test_speculation_equals_plain_decoding(kind: str, draft: str) -> None:
     set_seed(0)
     output = base.generate(**prompt, reward_models=rewards, alpha=[1.5, 0.5], **GREEDY, **assistants[draft])
     assert torch.equal(output, expected)
+
+
+def test_the_base_drafts_with_its_first_layers() -> None:
+    base, arm, prompt = tiny("llama"), tiny("gpt2", seed=1), prompts(1, 8)
+    expected = reference_greedy(base, [arm], 0.9, prompt, NEW, EOS)
+    assert torch.equal(
+        base.generate(**prompt, reward_models=[arm], alpha=0.9, assistant_early_exit=1, **GREEDY), expected
+    )
+    assert base.config.num_hidden_layers == 2
+
+
+def test_a_generation_config_by_position() -> None:
+    base, arm, prompt = tiny("llama"), tiny("gpt2", seed=1), prompts(1, 8)
+    config = GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=EOS, pad_token_id=PAD)
+    expected = reference_greedy(base, [arm], 0.9, prompt, NEW, EOS)
+    assert torch.equal(base.generate(prompt["input_ids"], config, reward_models=[arm], alpha=0.9), expected)
 
 
 def test_speculation_accepts_drafts() -> None:
@@ -352,6 +368,23 @@ def test_token_rewards_of_what_was_generated() -> None:
                 end = ids.index(EOS) + 1 if EOS in ids else new
                 expected[row, end:] = 0
             torch.testing.assert_close(output.rewards[i], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["decoder ids", "embeddings"])
+def test_token_rewards_where_the_prompt_is_not_the_reward_models(how: str) -> None:
+    """Behind a decoder's start token, and behind embeddings with a reward prompt of its own."""
+    arm, prompt = tiny("gpt2", seed=1), prompts(2, 6, seed=8)
+    model = genarm_hf.AutoregressiveRewardModel.from_backbone(arm)
+    settings = GREEDY | {"output_rewards": True, "return_dict_in_generate": True, "eos_token_id": None}
+    if how == "decoder ids":
+        output = tiny("t5").generate(**prompt, reward_models=[arm], alpha=0.5, num_beams=2, **settings)
+        read, start = output.sequences, 1
+    else:
+        base = tiny("llama")
+        embeds = base.get_input_embeddings()(prompt["input_ids"])
+        output = base.generate(inputs_embeds=embeds, reward_models=[arm], alpha=0.5, reward_inputs=prompt, **settings)
+        read, start = torch.cat([prompt["input_ids"], output.sequences], 1), 6
+    torch.testing.assert_close(output.rewards[0], model.token_rewards(read)[:, start:].detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_two_threads_with_the_same_objects() -> None:
