@@ -97,6 +97,11 @@ def _base_name(backbone: Any, config: Any) -> str | None:
 # ---------------------------------------------------------------------- sharing a base's weights
 
 
+# older PEFT leaves its configuration behind in a model it has unloaded; generate() keeps a compiled forward on the
+# model, which on a copy would still be that of the original
+_NOT_SHARED = ("peft_config", "_compiled_call", "_last_compile_config")
+
+
 def share_weights(model: PreTrainedModel, private: frozenset[str] = frozenset()) -> PreTrainedModel:
     """A second set of modules over the same tensors.
 
@@ -111,7 +116,8 @@ def share_weights(model: PreTrainedModel, private: frozenset[str] = frozenset())
     # what deepcopy finds in its memo it does not copy
     memo = {id(tensor): tensor for module in model.modules() for tensor in _tensors(module) if id(tensor) not in own}
     shared = copy.deepcopy(model, memo)
-    shared.__dict__.pop("peft_config", None)  # older PEFT leaves it behind in a model it has unloaded
+    for name in _NOT_SHARED:
+        shared.__dict__.pop(name, None)
     return shared
 
 

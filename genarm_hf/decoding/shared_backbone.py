@@ -7,7 +7,6 @@ The pass runs on a second set of modules over the same tensors. It holds no stat
 touched, and its rows are ordered in streams: `[base | reward model 1 | reward model 2 | ...]`, each of `batch` rows.
 """
 
-import copy
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -175,8 +174,7 @@ def has_adapters(model: Any) -> bool:
 def without_adapters(model: Any) -> Any:
     """The model as it was before PEFT put adapters into it: other modules, the same tensors. Made once for a model."""
     if model not in _bare:
-        memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        bare = copy.deepcopy(model, memo)
+        bare = share_weights(model)
         for name, module in list(bare.named_modules()):
             if hasattr(module, "base_layer"):
                 bare.set_submodule(name, module.base_layer)

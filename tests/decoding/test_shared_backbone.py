@@ -223,6 +223,21 @@ def test_output_attentions_are_the_bases() -> None:
     assert output.attentions[0][0].shape[0] == 2 and output.hidden_states[0][-1].shape[0] == 2
 
 
+@pytest.mark.slow
+def test_compiled_forwards_on_a_static_cache() -> None:
+    """The base's compiled call, then the joint pass's own, with a separate reward model beside."""
+    from transformers import CompileConfig
+
+    compile_config = CompileConfig(mode="default")
+    compile_config._compile_all_devices = True
+    static = {"cache_implementation": "static", "compile_config": compile_config}
+    base, other, prompt = tiny("llama"), tiny("gpt2", seed=1), prompts(2, 7, padded=True)
+    for arms, alpha in (([other], [0.9]), ([adapted(base, 1), other], [0.9, 0.3])):
+        inner = [arm.get_base_model() if hasattr(arm, "peft_config") else arm for arm in arms]
+        expected = reference_greedy(base, inner, alpha, prompt, 10, EOS)
+        assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=alpha, **GREEDY, **static), expected)
+
+
 def test_loading_with_base_model_shares_by_itself(tmp_path: Any) -> None:
     base = tiny("llama")
     base.save_pretrained(tmp_path / "base")
