@@ -1,12 +1,14 @@
 """Tiny random models, made in milliseconds, and the places where optional real material may be."""
 
 import os
+import random
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis.core
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -14,6 +16,10 @@ from transformers import PreTrainedModel
 import genarm_hf  # noqa: F401 - generate() takes reward models from here on
 
 torch.set_num_threads(1)
+# one seed for all hypothesis tests and worker processes of a run, printed in its header; another one each time, but for
+# continuous integration, where a run must say something about the change and not about luck
+SEED = int(os.environ.setdefault("HYPOTHESIS_SEED", "0" if os.environ.get("CI") else str(random.randrange(2**32))))
+hypothesis.core.global_force_seed = SEED
 
 VOCAB = 48
 PAD, BOS, EOS = 0, 1, 2
@@ -28,6 +34,10 @@ _ROTARY: dict[str, Any] = _SMALL | {
     "max_position_embeddings": 256,
     "initializer_range": 0.4,
 }
+
+
+def pytest_report_header() -> str:
+    return f"hypothesis seed: {SEED} (HYPOTHESIS_SEED={SEED} repeats it)"
 
 
 def _config(kind: str, **changes: Any) -> Any:

@@ -325,6 +325,18 @@ def test_any_mix_of_architectures_and_dtypes(base_kind: str, arm_kind: str) -> N
     torch.testing.assert_close(output.logits[0], expected, atol=0.06, rtol=0.02)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("places", [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
+def test_base_and_reward_model_on_other_devices(places: tuple[str, str]) -> None:
+    base, arm, prompt = tiny("llama"), tiny("gpt2", seed=1), prompts(2, 7, padded=True)
+    expected = reference_greedy(base, [arm], 0.9, prompt, NEW, EOS)
+    base.to(places[0])
+    inputs = {name: tensor.to(places[0]) for name, tensor in prompt.items()}
+    output = base.generate(**inputs, reward_models=[arm.to(places[1])], alpha=torch.tensor([[0.9], [0.9]]), **GREEDY)
+    assert torch.equal(output.cpu(), expected)
+
+
 def test_callable_alpha_acts_on_the_next_token() -> None:
     base, arm = tiny("llama"), tiny("llama", seed=1)
     prompt = prompts(2, 6, padded=True)
