@@ -1,5 +1,6 @@
 """One `generate()` call: where its prompt is, how its rows were repeated, and the checks before a model runs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from .guidance_plan import Guidance
 from .reward_models import check_positions
-from .reward_prompts import check_reward_prompt
+from .reward_prompts import RewardPrompt, check_reward_prompt
 
 
 @dataclass
@@ -22,6 +23,7 @@ class GuidedCall:
         prompt_ids: `(batch, ids)` the prompt's ids, unexpanded; fewer than `prompt_length` where a cache or embeddings
             hold the rest.
         prompt_mask: `(batch, prompt_length)` expanded, None without padding.
+        output_rewards: whether every reward model is to score the result.
     """
 
     guidance: Guidance
@@ -29,6 +31,13 @@ class GuidedCall:
     prompt_length: int = 0
     prompt_ids: Tensor | None = None
     prompt_mask: Tensor | None = None
+    output_rewards: bool = False
+
+    def _readers(self) -> Iterable[tuple[int, Any, RewardPrompt | None]]:
+        """Reward models that will read: those at work, and all where rewards are asked for."""
+        if not self.output_rewards:
+            return self.guidance.at_work()
+        return zip(range(len(self.guidance.models)), self.guidance.models, self.guidance.prompts, strict=True)
 
     def check_inputs(self, rows: int, length: int | None) -> None:
         """The last look before any model runs.
@@ -40,14 +49,8 @@ class GuidedCall:
         Raises:
             ValueError: alpha or reward prompts for another batch, or a prompt that a reward model cannot read.
         """
-        guidance = self.guidance
-        if guidance.batch_size not in (None, rows):
-            raise ValueError(
-                f"`alpha` or `reward_inputs` is made for a batch of {guidance.batch_size}, and the inputs have "
-                f"{rows} rows. "
-                "Give one row per prompt; beams and returned sequences are expanded by themselves."
-            )
-        for index, model, prompt in guidance.at_work():
+        self.guidance.check_rows(rows)
+        for index, model, prompt in self._readers():
             if prompt is not None:
                 check_reward_prompt(prompt, model, index)
             elif length is None:
@@ -61,7 +64,7 @@ class GuidedCall:
         """Refuse a generation that outgrows a reward model's positions; `max_length` counts the prompt's ids."""
         assert self.prompt_ids is not None
         new_tokens = max_length - self.prompt_ids.shape[1]
-        for index, model, prompt in self.guidance.at_work():
+        for index, model, prompt in self._readers():
             length = self.prompt_length if prompt is None else prompt.ids.shape[1]
             check_positions(model, f"reward_models[{index}]", length, new_tokens)
 

@@ -95,7 +95,9 @@ def generate_guided(stock: Any, model: Any, args: tuple, kwargs: dict[str, Any])
     reward_models = _requested(ours, from_config)
     if not reward_models:
         return stock(*args, **kwargs)
-    if kwargs.get("cache_implementation") == "paged":
+    configs = (kwargs.get("generation_config", args[1] if len(args) > 1 else None), model.generation_config)
+    implementations = (kwargs.get("cache_implementation"), *(getattr(c, "cache_implementation", None) for c in configs))
+    if "paged" in implementations:
         raise ValueError(_NO_CONTINUOUS_BATCHING.format(what="`cache_implementation='paged'`"))
     alpha = ours.get("alpha", (from_config or {}).get("alpha"))
     guided = guide(

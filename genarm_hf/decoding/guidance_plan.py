@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..guidance import Alpha, as_alpha
 from .reward_prompts import RewardPrompt
-from .shared_backbone import SharedBackbone, shared_backbone
+from .shared_backbone import SharedBackbone, adapter_state, shared_backbone
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,35 @@ class Guidance:
         """The joint pass of the base and the reward models that can go through it; None where there are none."""
         if not any(self.on_base):
             return None
-        arms = [index for index, _, prompt in self.at_work() if self.on_base[index] and prompt is None]
+        arms = [
+            index
+            for index, model, prompt in self.at_work()
+            if self.on_base[index] and prompt is None and adapter_state(model) is not None
+        ]
         return shared_backbone(base, self.models, arms) if arms else None
 
     @property
     def batch_size(self) -> int | None:
         """Rows that alpha or the reward prompts are made for; None where any number fits."""
+        return next(iter(self._batch_sizes()), None)
+
+    def check_rows(self, rows: int) -> None:
+        """Refuse a batch of another size than alpha and reward prompts are made for.
+
+        Raises:
+            ValueError: as said.
+        """
+        for size in self._batch_sizes():
+            if size != rows:
+                raise ValueError(
+                    f"`alpha` or `reward_inputs` is made for a batch of {size}, and the inputs have {rows} rows. Give "
+                    "one row per prompt; beams and returned sequences are expanded by themselves."
+                )
+
+    def _batch_sizes(self) -> list[int]:
         sizes = [prompt.ids.shape[0] for prompt in self.prompts if prompt is not None]
-        if isinstance(self.alpha, Tensor) and self.alpha.shape[0] > 1:
-            sizes.append(self.alpha.shape[0])
-        return sizes[0] if sizes else None
+        alpha = as_alpha(self.alpha(0), len(self.models)) if callable(self.alpha) else self.alpha
+        return [*sizes, alpha.shape[0]] if alpha.shape[0] > 1 else sizes
 
 
 def check_alpha(alpha: Alpha, arms: int) -> Tensor | Callable[[int], Any]:

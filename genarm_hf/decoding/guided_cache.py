@@ -4,6 +4,7 @@ It is of the base cache's class, so that everything in transformers that looks a
 what it expects; only the operations that move tokens or rows are widened.
 """
 
+import copy
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -28,6 +29,13 @@ class GuidedCache:
     guided_length: int
     owners: list[Any]
     shared: SharedBackbone | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the states, for a prefix that several texts go on from; the models themselves are not copied."""
+        memo |= {id(kept): kept for kept in (*self.owners, self.shared)}
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     def _active(self) -> list[RewardReader]:
         return [reader for reader in self.readers if reader is not None]

@@ -7,11 +7,13 @@ changes the base. All state of a generation lives in the call and its cache, so 
 
 import contextlib
 import inspect
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +21,12 @@ from transformers.generation import GenerationMode
 from transformers.utils import logging
 
 from ..guidance import Alpha, position_ids_from_mask, token_logprobs
-from ..scoring import evaluating
 from ..vocabulary import check_vocabularies, vocab_size
 from .call import GuidedCall, mask_columns
 from .guidance_plan import Guidance, check_alpha
 from .guided_cache import GuidedCache, guided_cache
 from .reading import Reading
-from .reward_models import as_reward_lm, default_alpha
+from .reward_models import as_reward_lm, check_positions, default_alpha
 from .reward_prompts import as_reward_prompts
 from .reward_reader import CACHE_NAMES, RewardReader
 from .shared_backbone import SharedBackbone, has_adapters, takes_inputs, why_not_shared, without_adapters
@@ -86,6 +87,14 @@ class GuidedModel:
                 "A guided model takes no `labels`: compute the loss from its `logits` (return_logprobs=True)."
             )
         as_tuple = kwargs.pop("return_dict", None) is False
+        # generate() has put the reward models to eval for the whole call already
+        with _evaluating(self._guidance.models) if self._call is None else contextlib.nullcontext():
+            outputs = self._guided_outputs(kwargs)
+        if return_logprobs:
+            outputs.logits = outputs.logits.float().log_softmax(-1)
+        return outputs.to_tuple() if as_tuple else outputs
+
+    def _guided_outputs(self, kwargs: dict[str, Any]) -> Any:
         reading = self._start_reading(kwargs)
         opinions: dict[int, Tensor] = {}
         if reading is None or reading.shared is None:
@@ -96,9 +105,7 @@ class GuidedModel:
             outputs.logits = reading.guide(outputs.logits, opinions)
             if self._call is None:
                 self._keep_caches(outputs, reading)
-        if return_logprobs:
-            outputs.logits = outputs.logits.float().log_softmax(-1)
-        return outputs.to_tuple() if as_tuple else outputs
+        return outputs
 
     @torch.no_grad()
     def token_logprobs(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -141,9 +148,18 @@ class GuidedModel:
             guidance = replace(guidance, alpha=check_alpha(alpha, len(guidance.models)))
         if reward_inputs is not None:
             guidance = replace(guidance, prompts=as_reward_prompts(reward_inputs, len(guidance.models)))
-        if output_rewards:
-            _require_dict(self, args, kwargs)
-        call = _stand_in(self._base, guidance, GuidedCall(guidance))
+        if output_rewards and not _asked(self, args, kwargs, "return_dict_in_generate"):
+            raise ValueError(
+                "`output_rewards=True` needs `return_dict_in_generate=True`: a plain tensor has no place for `rewards`."
+            )
+        if _asked(self, args, kwargs, "guidance_scale") not in (None, 1):
+            raise ValueError(
+                "`guidance_scale` (classifier-free guidance) runs the model twice; use reward models or it."
+            )
+        if _asked(self, args, kwargs, "assistant_early_exit"):
+            # the base drafts with fewer layers than a joint pass has
+            guidance = replace(guidance, on_base=())
+        call = _stand_in(self._base, guidance, GuidedCall(guidance, output_rewards=output_rewards))
         with _evaluating(guidance.models):
             outputs = super(GuidedModel, call).generate(*args, **kwargs)  # type: ignore[misc]
             if output_rewards:
@@ -182,6 +198,10 @@ class GuidedModel:
             return result
         name = next((name for name in CACHE_NAMES if model_kwargs.get(name) is not None), "")
         past = _past_length(model_kwargs[name]) if name else 0
+        call.place_prompt(
+            generation_config, None if self._is_encoder_decoder else model_kwargs.get("inputs_embeds"), past
+        )
+        call.check_total_length(generation_config.max_length)
         if past and not any(call.guidance.active):
             _check_rows(model_kwargs[name], None)
         if not any(call.guidance.active):
@@ -191,10 +211,6 @@ class GuidedModel:
                 f"{type(self).__name__} keeps a cache of its own kind, which guidance cannot follow. Pass "
                 "`use_cache=False`."
             )
-        call.place_prompt(
-            generation_config, None if self._is_encoder_decoder else model_kwargs.get("inputs_embeds"), past
-        )
-        call.check_total_length(generation_config.max_length)
         if name:
             shared = call.guidance.shared_with(self._base) if takes_inputs(model_kwargs) else None
             model_kwargs[name] = self._guided_cache(call, model_kwargs[name], past, shared)
@@ -274,7 +290,15 @@ class GuidedModel:
         ids = kwargs.get("decoder_input_ids" if self._is_encoder_decoder else "input_ids")
         if ids is None and self._call is None:
             raise ValueError("A guided forward needs ids: reward models cannot read the base's embeddings.")
+        if isinstance(kwargs.get("logits_to_keep"), Tensor):
+            raise ValueError(
+                "A guided forward takes `logits_to_keep` as a number: the last positions, not chosen ones."
+            )
         reading = self._open_reading(kwargs, ids.shape[1] if ids is not None else kwargs["inputs_embeds"].shape[1])
+        if self._call is None and ids is not None:
+            self._guidance.check_rows(ids.shape[0])
+            for index, model, _ in self._guidance.at_work():
+                check_positions(model, f"reward_models[{index}]", reading.end)
         key = "decoder_attention_mask" if self._is_encoder_decoder else "attention_mask"
         mask = kwargs.get(key) if self._call is None else self._call.prompt_mask
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
@@ -318,15 +342,11 @@ def _generation_config(args: tuple, kwargs: dict[str, Any]) -> Any:
     return kwargs.get("generation_config", args[1] if len(args) > 1 else None)
 
 
-def _require_dict(model: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+def _asked(model: Any, args: tuple, kwargs: dict[str, Any], name: str) -> Any:
+    """A generation parameter as this call gives it, or a generation config; None where none does."""
     configs = (_generation_config(args, kwargs), model.generation_config)
-    asked = kwargs.get("return_dict_in_generate")
-    if asked is None:
-        asked = any(getattr(config, "return_dict_in_generate", None) for config in configs)
-    if not asked:
-        raise ValueError(
-            "`output_rewards=True` needs `return_dict_in_generate=True`: a plain tensor has no place for `rewards`."
-        )
+    values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
+    return next((value for value in values if value is not None), None)
 
 
 def _past_length(cache: Any) -> int:
@@ -354,13 +374,41 @@ def _check_rows(cache: Any, shared: SharedBackbone | None) -> None:
 
 @contextlib.contextmanager
 def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Reward models in evaluation mode, and as they were afterwards."""
-    if any(module.training for model in models for module in model.modules()):
-        logger.warning("A reward model is in training mode: it is put to eval() while it guides. Call `.eval()` on it.")
-    with contextlib.ExitStack() as stack:
-        for model in models:
-            stack.enter_context(evaluating(model))
+    """Reward models in evaluation mode while anybody reads with them, and as they were when the last has done."""
+    for model in models:
+        _start_evaluating(model)
+    try:
         yield
+    finally:
+        for model in models:
+            _stop_evaluating(model)
+
+
+# readers of a reward model, in all threads, and its modules that were in training mode before the first of them
+_evaluated: "WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]]" = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _start_evaluating(model: nn.Module) -> None:
+    with _lock:
+        readers, training = _evaluated.get(model, (0, None))
+        if training is None:
+            training = [module for module in model.modules() if module.training]
+            for module in training:
+                module.training = False
+        _evaluated[model] = readers + 1, training
+    if training and not readers:
+        logger.warning("A reward model is in training mode: it is put to eval() while it guides. Call `.eval()` on it.")
+
+
+def _stop_evaluating(model: nn.Module) -> None:
+    with _lock:
+        readers, training = _evaluated.pop(model)
+        if readers > 1:
+            _evaluated[model] = readers - 1, training
+            return
+        for module in training:
+            module.training = True
 
 
 @lru_cache(maxsize=64)
@@ -438,7 +486,7 @@ def guide(
     if any(item is base for item in models) and has_adapters(base):
         # a PEFT model put its adapter into this very base, which would reward itself: the base is what it was without
         base = without_adapters(base)
-    strengths = [default_alpha(item) for item in listed] if alpha is None else alpha
+    strengths = [default_alpha(item, base) for item in listed] if alpha is None else alpha
     guidance = Guidance(
         models=models,
         alpha=check_alpha(strengths, len(models)),
@@ -466,6 +514,7 @@ def _goes_with_base(base: Any, model: Any, index: int, wanted: bool | None) -> b
 
 def _as_base(model: Any) -> Any:
     """The transformers model inside whatever wraps it."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if isinstance(model, GuidedModel):
         raise TypeError("`model` is guided already: call guide() on its base, with all reward models in one list.")
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):

@@ -132,7 +132,7 @@ class GenARMLogitsProcessor(LogitsProcessor):
             raise ValueError("`reward_models` is empty. Pass at least one reward model, or leave the processor out.")
         home = SimpleNamespace(device=torch.get_default_device()) if base is None else base
         models = tuple(as_reward_lm(item, f"reward_models[{index}]", home) for index, item in enumerate(listed))
-        strengths = [default_alpha(item) for item in listed] if alpha is None else alpha
+        strengths = [default_alpha(item, home) for item in listed] if alpha is None else alpha
         self.guidance = Guidance(
             models, check_alpha(strengths, len(models)), as_reward_prompts(reward_inputs, len(models))
         )

@@ -9,7 +9,7 @@ from ..guidance import as_alpha, combine
 from ..vocabulary import align
 from .call import GuidedCall, mask_columns
 from .guidance_plan import Guidance, alpha_columns
-from .reward_reader import RewardReader
+from .reward_reader import RewardReader, to_device
 from .shared_backbone import SharedBackbone
 
 
@@ -89,6 +89,6 @@ class Reading:
 
 def as_logprobs(logits: Tensor, device: torch.device, vocab: int, kept: int) -> Tensor:
     """Logits as log-probabilities `(batch, kept, vocab)` on the base's device; 0 where there is no opinion."""
-    logprobs = align(logits.to(device, non_blocking=True).float().log_softmax(-1), vocab)
+    logprobs = align(to_device(logits, device).float().log_softmax(-1), vocab)
     missing = kept - logprobs.shape[1]
     return torch.nn.functional.pad(logprobs, (0, 0, missing, 0)) if missing else logprobs

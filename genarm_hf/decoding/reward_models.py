@@ -10,10 +10,9 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 
-def default_alpha(reward_model: Any) -> float:
+def default_alpha(reward_model: Any, base: Any) -> float:
     """The strength a reward model asks for in its config, else 1.0 as in the paper."""
-    if isinstance(reward_model, (str, Path)):
-        reward_model = load_reward_model(str(reward_model), "cpu")
+    reward_model = _loaded(reward_model, base)
     alpha = getattr(getattr(reward_model, "config", None), "alpha", None)
     return 1.0 if alpha is None else float(alpha)
 
@@ -29,8 +28,7 @@ def as_reward_lm(reward_model: Any, name: str, base: Any) -> Any:
     Raises:
         TypeError: it is something else; the message says what it is and what is needed.
     """
-    if isinstance(reward_model, (str, Path)):
-        reward_model = load_reward_model(str(reward_model), str(base.device))
+    reward_model = _loaded(reward_model, base)
     model = getattr(reward_model, "_orig_mod", reward_model)  # torch.compile's wrapper
     if getattr(getattr(model, "config", None), "model_type", None) == "genarm":
         model = model.backbone
@@ -55,13 +53,31 @@ def _check_kind(model: Any, name: str) -> None:
         raise TypeError(f"{name} is a {kind}, a trajectory-level reward model that scores finished texts. {needed}")
     if getattr(model.config, "is_encoder_decoder", False):
         raise TypeError(f"{name} is a {kind}, an encoder-decoder. {needed}")
-    if not hasattr(model, "can_generate") or not model.can_generate():
+    if not hasattr(model, "can_generate") or not model.can_generate() or _reads_both_ways(model.config):
         raise TypeError(f"{name} is a {kind}, which has no causal language-modelling head. {needed}")
 
 
+def _reads_both_ways(config: Any) -> bool:
+    """An encoder under a language-modelling head (`BertLMHeadModel` without `is_decoder`): it sees what it predicts."""
+    if getattr(config, "is_decoder", None) is not False:
+        return False
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _loaded(reward_model: Any, base: Any) -> Any:
+    if not isinstance(reward_model, (str, Path)):
+        return reward_model
+    folder = Path(reward_model)
+    # a directory that is written again is loaded again
+    written = max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0) if folder.is_dir() else 0
+    return load_reward_model(str(reward_model), str(base.device), written)
+
+
 @lru_cache(maxsize=4)
-def load_reward_model(repo: str, device: str) -> Any:
-    """Load a reward model named by a string, once per device; the last four stay loaded."""
+def load_reward_model(repo: str, device: str, written: int = 0) -> Any:
+    """Load a reward model named by a string, once per device and writing; the last four stay loaded."""
     from ..modeling_genarm import AutoregressiveRewardModel
 
     return AutoregressiveRewardModel.from_pretrained(repo).to(device)

@@ -63,9 +63,9 @@ class RewardReader:
 
     def extend(self, ids: Tensor, mask: Tensor | None) -> None:
         """Note new ids `(batch, tokens)` and their mask, None where all are real. Ids the model lacks are masked."""
-        ids, mask = self._hide_unknown(ids.to(self.model.device, non_blocking=True), mask)
+        ids, mask = self._hide_unknown(to_device(ids, self.model.device), mask)
         if mask is not None:
-            mask = mask.to(ids.device, non_blocking=True)
+            mask = to_device(mask, ids.device)
         if mask is not None or self.mask is not None:
             self._extend_mask(ids, mask)
         self.pending = ids if self.pending is None else torch.cat([self.pending, ids], 1)
@@ -175,6 +175,11 @@ class RewardReader:
             self.pending = change(self.pending)
         if self.mask is not None:
             self.mask = change(self.mask)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor without waiting, but to the CPU, which would read it before it has arrived."""
+    return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 def _new_cache(model: Any) -> Any:

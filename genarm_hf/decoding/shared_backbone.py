@@ -194,15 +194,26 @@ def shared_backbone(base: Any, models: Sequence[Any], arms: Sequence[int]) -> Sh
         arms: which of them share the base's weights, see [`why_not_shared`].
     """
     key = (base.device, base.dtype, *(id(models[arm]) for arm in arms))
-    adapters = [p for arm in arms for name, p in models[arm].named_parameters() if "lora_" in name]
-    versions = [0 if p.is_inference() else p._version for p in adapters]
+    states = [adapter_state(models[arm]) for arm in arms]
     cache = _built.setdefault(base, {})
-    if key not in cache or cache[key][1] != versions:
+    if key not in cache or cache[key][1] != states:
         # the models are kept beside, so that an id cannot come to mean another one
-        cache[key] = (_build(base, [models[arm] for arm in arms]), versions, [models[arm] for arm in arms])
+        cache[key] = (_build(base, [models[arm] for arm in arms]), states, [models[arm] for arm in arms])
         while len(cache) > 4:
             del cache[next(iter(cache))]
     return SharedBackbone(cache[key][0], arms)
+
+
+def adapter_state(arm: Any) -> list[Any] | None:
+    """What a joint pass was built from, to see whether it still holds; None while the adapter is merged or disabled."""
+    state: list[Any] = []
+    for _, layer in _lora_layers(arm):
+        if layer.merged or layer.disable_adapters:
+            return None
+        adapters = [p for name, p in layer.named_parameters() if "lora_" in name]
+        state.append((tuple(layer.active_adapters), tuple(layer.scaling.items())))
+        state += [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in adapters]
+    return state
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaForSequenceClassification
+from transformers import BertConfig, BertForMaskedLM, BertLMHeadModel, BertModel, LlamaForSequenceClassification
 
 import genarm_hf
 
@@ -249,3 +249,62 @@ def test_caches_of_their_own_kind_are_refused_or_not_needed() -> None:
     xlnet = XLNetLMHeadModel(config).eval()
     with pytest.raises(ValueError, match=r"keeps a cache of its own kind.*use_cache=False"):
         xlnet.generate(**prompts(1), reward_models=[tiny("llama")], **GREEDY)
+
+
+def test_a_guided_forward_is_checked_like_generate(pair: Any) -> None:
+    base, arm = pair
+    ids = prompts(2)["input_ids"]
+    with pytest.raises(ValueError, match="made for a batch of 3, and the inputs have 2 rows"):
+        genarm_hf.guide(base, arm, torch.ones(3, 1))(ids)
+    with pytest.raises(ValueError, match="made for a batch of 3, and the inputs have 2 rows"):
+        base.generate(ids, reward_models=[arm], alpha=lambda step: torch.ones(3, 1), **GREEDY)
+    with pytest.raises(ValueError, match="made for a batch of 3, and the inputs have 2 rows"):
+        base.generate(ids, reward_models=[arm], alpha=torch.ones(3, 1), reward_inputs=prompts(2), **GREEDY)
+    with pytest.raises(ValueError, match="`logits_to_keep` as a number"):
+        genarm_hf.guide(base, arm)(ids, logits_to_keep=torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match="reads at most 8 tokens"):
+        genarm_hf.guide(base, tiny("gpt2", n_positions=8))(prompts(1, 12)["input_ids"])
+
+
+def test_rewards_of_a_prompt_that_is_too_long_are_refused_before_generating(pair: Any) -> None:
+    base, arm = pair[0], tiny("gpt2", n_positions=8)
+    settings = GREEDY | {"output_rewards": True, "return_dict_in_generate": True}
+    with pytest.raises(ValueError, match="reads at most 8 tokens"):
+        base.generate(**prompts(1, 12), reward_models=[arm], alpha=0, **settings)
+
+
+def test_an_encoder_under_a_head_is_refused(pair: Any) -> None:
+    small = BertConfig(vocab_size=48, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    with pytest.raises(TypeError, match="BertLMHeadModel, which has no causal"):
+        pair[0].generate(**prompts(1), reward_models=[BertLMHeadModel(small)], **GREEDY)
+
+
+def test_classifier_free_guidance_is_refused(pair: Any) -> None:
+    base, arm = pair
+    with pytest.raises(ValueError, match="`guidance_scale`"):
+        base.generate(**prompts(1), reward_models=[arm], guidance_scale=1.5, **GREEDY)
+
+
+def test_a_forward_puts_reward_models_to_eval_and_back() -> None:
+    base, arm = tiny("llama"), tiny("gpt2", seed=1, resid_pdrop=0.5).train()
+    guided, ids = genarm_hf.guide(base, arm), prompts(1)["input_ids"]
+    assert torch.equal(guided(ids).logits, guided(ids).logits) and arm.training
+
+
+def test_a_reward_model_in_training_mode_serves_two_threads() -> None:
+    import threading
+
+    base, arm = tiny("llama"), tiny("gpt2", seed=1, resid_pdrop=0.5, embd_pdrop=0.5).train()
+    settings = {"reward_models": [arm], "do_sample": False, "eos_token_id": None}
+    alone = [base.generate(**prompts(1), max_new_tokens=n, **settings) for n in (4, 40)]
+    together: dict[int, torch.Tensor] = {}
+
+    def run(index: int, length: int) -> None:
+        together[index] = base.generate(**prompts(1), max_new_tokens=length, **settings)
+
+    threads = [threading.Thread(target=run, args=pair) for pair in ((0, 4), (1, 40))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(together[0], alone[0]) and torch.equal(together[1], alone[1]) and arm.training

@@ -419,3 +419,14 @@ def test_the_mixin_works_without_install() -> None:
     finally:
         genarm_hf.install()
     assert GenerationMixin.generate.__doc__
+
+
+def test_a_directory_written_again_is_loaded_again(tmp_path: Any) -> None:
+    base, prompt = tiny("llama"), prompts(2)
+    for seed in (1, 2):
+        inner = tiny("gpt2", seed=seed)
+        genarm_hf.AutoregressiveRewardModel.from_backbone(inner).save_pretrained(tmp_path / "arm")
+        expected = base.generate(**prompt, reward_models=[inner], alpha=0.9, **GREEDY)
+        assert torch.equal(
+            base.generate(**prompt, reward_models=[str(tmp_path / "arm")], alpha=0.9, **GREEDY), expected
+        )

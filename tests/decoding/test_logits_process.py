@@ -463,9 +463,12 @@ def test_a_mask_serves_its_own_batch() -> None:
         processor(prompts(3, 5)["input_ids"], torch.zeros(3, VOCAB))
     with pytest.raises(ValueError, match="scores"):
         processor(prompts(3, 6)["input_ids"], torch.zeros(2, VOCAB))
-    scheduled = GenARMLogitsProcessor(model("llama", 5), lambda step: torch.ones(2, 1), prompts(3, 6)["attention_mask"])
+    mask = prompts(3, 6)["attention_mask"]
+    with pytest.raises(ValueError, match=r"`attention_mask` has 3 rows, and `alpha`.* 2"):
+        GenARMLogitsProcessor(model("llama", 5), lambda step: torch.ones(2, 1), mask)
+    scheduled = GenARMLogitsProcessor(model("llama", 5), lambda step: torch.ones(1 + step, 1), mask)
     with pytest.raises(ValueError, match=r"alpha.*2 rows.*batch of 3"):
-        scheduled(prompts(6, 6)["input_ids"], torch.zeros(6, VOCAB))
+        scheduled(prompts(6, 7)["input_ids"], torch.zeros(6, VOCAB))
 
 
 def test_another_vocabulary_is_refused(tokenizer: Any) -> None:

@@ -250,6 +250,58 @@ def test_loading_with_base_model_shares_by_itself(tmp_path: Any) -> None:
     assert torch.equal(output, base.generate(**prompt, reward_models=[arm], alpha=0.8, share_backbone=False, **GREEDY))
 
 
+def test_what_changes_an_adapter_is_seen() -> None:
+    """Scaling, another active adapter, new tensors, disabling and merging, on one guided object."""
+    base = tiny("llama")
+    arm, ids = adapted(base, 1), prompts(2, 6)["input_ids"]
+    torch.manual_seed(5)
+    arm.add_adapter("two", peft.LoraConfig(r=3, target_modules=TARGETS["llama"], init_lora_weights=False))
+    guided, separate = genarm_hf.guide(base, arm, 1.5), genarm_hf.guide(base, arm, 1.5, share_backbone=False)
+    layers = [module for module in arm.modules() if hasattr(module, "lora_A") and hasattr(module, "base_layer")]
+
+    def rescale() -> None:
+        for layer in layers:
+            layer.scaling["default"] *= 5
+
+    def replace_tensors() -> None:
+        for layer in layers:
+            layer.lora_B["default"].weight.data = layer.lora_B["default"].weight.data.clone() * -1
+
+    changes = [rescale, replace_tensors, lambda: arm.set_adapter("two"), arm.base_model.disable_adapter_layers]
+    with torch.no_grad():
+        before = guided(ids).logits
+        for change in changes:
+            change()
+            after = guided(ids).logits
+            torch.testing.assert_close(after, separate(ids).logits, atol=1e-4, rtol=1e-4)
+            assert not torch.allclose(after, before)
+            before = after
+
+
+def test_a_base_that_drafts_with_its_first_layers() -> None:
+    base = tiny("llama")
+    arm, prompt = adapted(base, 1), prompts(1, 8)
+    expected = reference_greedy(base, [arm.get_base_model()], 0.9, prompt, 10, EOS)
+    output = base.generate(**prompt, reward_models=[arm], alpha=0.9, assistant_early_exit=1, **GREEDY)
+    assert torch.equal(output, expected) and base.config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_copied_cache_starts_several_continuations(shared: bool) -> None:
+    import copy
+
+    base = tiny("llama")
+    arm: Any = adapted(base, 1) if shared else tiny("gpt2", seed=1)
+    guided = {"reward_models": [arm], "alpha": 0.8, "do_sample": False, "eos_token_id": None, "max_new_tokens": 5}
+    prefix = prompts(1, 6)["input_ids"]
+    with torch.no_grad():
+        cache = genarm_hf.guide(base, arm, 0.8)(prefix, use_cache=True).past_key_values
+    for seed in (7, 8):
+        text = torch.cat([prefix, prompts(1, 4, seed=seed)["input_ids"]], 1)
+        resumed = base.generate(text, past_key_values=copy.deepcopy(cache), **guided)
+        assert torch.equal(resumed, base.generate(text, **guided))
+
+
 @pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed", "ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize(
     ("change", "reason"),
