@@ -172,10 +172,12 @@ def test_own_prompts_in_assisted_decoding() -> None:
 
 
 @pytest.mark.parametrize("mode", ["plain", "no cache", "static cache", "beams", "sample", "prompt lookup", "assisted"])
-def test_encoder_decoder_base(mode: str) -> None:
+@pytest.mark.parametrize("arms", [1, 2, 3])
+def test_encoder_decoder_base(arms: int, mode: str) -> None:
     """A T5 base; the reward models read decoder ids."""
-    base, rewards = tiny("t5"), arms_for("llama", 2)
+    base, rewards = tiny("t5"), arms_for("llama", arms)
     batch = 1 if mode in ("prompt lookup", "assisted") else 3
+    alpha = {1: 0.8, 2: ROWS[:batch], 3: [0.7, -0.4, 0.3]}[arms]
     source = prompts(batch, 7, seed=4, padded=True)
     start = {
         "input_ids": torch.zeros(batch, 1, dtype=torch.long),
@@ -193,11 +195,11 @@ def test_encoder_decoder_base(mode: str) -> None:
         for k, v in settings.items()
         if k not in ("prompt_lookup_num_tokens", "assistant_model", "cache_implementation")
     }
-    stateless = StatelessGuidance(rewards, [0.8, -0.3], start, normalize=mode == "beams")
+    stateless = StatelessGuidance(rewards, alpha, start, normalize=mode == "beams")
     set_seed(3)
     expected = base.generate(**source, logits_processor=[stateless], **plain | {"use_cache": False})
     set_seed(3)
-    assert torch.equal(base.generate(**source, reward_models=rewards, alpha=[0.8, -0.3], **settings), expected)
+    assert torch.equal(base.generate(**source, reward_models=rewards, alpha=alpha, **settings), expected)
 
 
 def test_penalties_and_stops_see_the_guided_distribution() -> None:
