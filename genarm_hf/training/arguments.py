@@ -8,6 +8,7 @@ import torch
 from transformers import SchedulerType, TrainingArguments
 
 from ..configuration_genarm import check_values
+from .losses import check_loss_type
 
 
 @dataclass
@@ -22,6 +23,14 @@ class ARMTrainingArguments(TrainingArguments):
         margin (`float`, defaults to 0.0): subtracted inside the sigmoid; added to a row's own `margin` if any.
         preference_label_smoothing (`float`, defaults to 0.0):
             probability that a preference label is wrong, in [0, 0.5). `label_smoothing_factor` is another, for tokens.
+        loss_type (`str`, defaults to `"sigmoid"`):
+            `"sigmoid"`, the likelihood of the preferences (arXiv 2410.08193), or `"hinge"` (arXiv 2305.10425).
+        length_normalize (`bool`, defaults to `False`):
+            train on log-probabilities per token (SimPO, arXiv 2405.14734) instead of their sum, which is the reward of
+            the paper and what guides decoding. Raise `beta` with it: SimPO's is 2 to 10.
+        score_margin (`float`, defaults to 0.0):
+            margin per unit by which the scores of a pair's responses differ, added to the other margins (cf. the
+            margins by rating in section 3.2.2 of arXiv 2307.09288). Not negative. For data with scores.
         max_length (`int`, *optional*):
             most tokens of prompt and response together. A longer prompt loses its start. None: the model's positions.
         overlong_responses (`str`, defaults to `"error"`):
@@ -29,6 +38,11 @@ class ARMTrainingArguments(TrainingArguments):
         objective (`str`, *optional*): what the reward measures, for people: `"helpful"`, ... Saved with the model.
         prompt_template (`str`, *optional*):
             format string with `{prompt}` that prompts are put into. Saved with the model.
+        share_prompts (`bool`, defaults to `True`):
+            read a prompt once for both responses, where the model can. The gradients are the same.
+        max_tokens_per_batch (`int`, *optional*):
+            most tokens that are in memory at once, padding included. A batch of more is read and backpropagated in parts,
+            with the same result. None: `per_device_train_batch_size` pairs at once, however long.
         disable_dropout (`bool`, defaults to `True`):
             switch the backbone's own dropout off, so that the same network judges both responses. An adapter's dropout
             stays.
@@ -51,6 +65,9 @@ class ARMTrainingArguments(TrainingArguments):
     preference_label_smoothing: float = field(
         default=0.0, metadata={"help": "Probability that a label is wrong, in [0, 0.5)."}
     )
+    loss_type: str = field(default="sigmoid", metadata={"help": "Loss of a pair: 'sigmoid' or 'hinge'."})
+    length_normalize: bool = field(default=False, metadata={"help": "Train on log-probabilities per token."})
+    score_margin: float = field(default=0.0, metadata={"help": "Margin per unit of difference in score."})
     max_length: int | None = field(
         default=None, metadata={"help": "Most tokens of prompt and response; default: the model's positions."}
     )
@@ -59,6 +76,10 @@ class ARMTrainingArguments(TrainingArguments):
     )
     objective: str | None = field(default=None, metadata={"help": "Name of what the reward measures."})
     prompt_template: str | None = field(default=None, metadata={"help": "Format string with {prompt}."})
+    share_prompts: bool = field(default=True, metadata={"help": "Read a prompt once for both responses."})
+    max_tokens_per_batch: int | None = field(
+        default=None, metadata={"help": "Most tokens in memory at once; a larger batch is read in parts."}
+    )
     disable_dropout: bool = field(default=True, metadata={"help": "Switch the backbone's dropout off."})
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes for tokenising."})
 
@@ -70,12 +91,17 @@ class ARMTrainingArguments(TrainingArguments):
         smoothing = self.preference_label_smoothing
         rule = "a number in [0, 0.5): at 0.5 labels would say nothing"
         _require(_is_number(smoothing) and 0 <= smoothing < 0.5, "preference_label_smoothing", smoothing, rule)
+        check_loss_type(self.loss_type, smoothing, "preference_label_smoothing")
+        rule = "a finite number of at least 0"
+        _require(_is_number(self.score_margin) and self.score_margin >= 0, "score_margin", self.score_margin, rule)
         self._check_choices()
         super().__post_init__()
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # torch would warn that there is nothing to pin memory for
 
     def _check_choices(self) -> None:
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
+            raise ValueError(f"`max_tokens_per_batch` must be at least 1, got {self.max_tokens_per_batch}.")
         if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"`max_length` must leave room for a prompt and a response token, got {self.max_length}.")
         if self.overlong_responses not in ("error", "drop"):

@@ -4,28 +4,37 @@ What it trains is the backbone itself (a causal LM, or a PEFT model of one), so 
 those keeps working; what it saves is a reward-model repository.
 """
 
-import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers.utils import logging
 
 from ..adapters import active_adapter, check_backbone, share_weights, unwrap
 from ..configuration_genarm import GenARMConfig
 from ..model_card import write_model_card
 from ..modeling_genarm import AutoregressiveRewardModel
 from .arguments import ARMTrainingArguments
-from .data import TRAINING_COLUMNS, PairCollator, PairTokenizer, is_tokenized, tokenize_pairs
-from .losses import preference_loss, response_logprobs
+from .batches import PairCollator
+from .data import TRAINING_COLUMNS, PairTokenizer, is_tokenized, tokenize_pairs
+from .losses import length_normalized, preference_loss
+from .pair_forward import PairForward, choose_method
 
 METRICS = ("loss", "rewards/accuracy", "rewards/margin", "logps/chosen", "logps/rejected")
-"""What is known of every pair: its loss, whether chosen is above rejected, beta times their difference, and both
-log-probabilities in nats."""
+"""What is averaged and logged: the loss of a pair, whether chosen is above rejected, beta times their difference, and
+both log-probabilities in nats."""
+FIGURES = (*METRICS, "lengths/chosen", "lengths/rejected")
+"""What is known of every pair: the above, and the tokens of both responses."""
+_SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+logger = logging.get_logger(__name__)
 
 
 class ARMTrainer(Trainer):
@@ -97,7 +106,8 @@ class ARMTrainer(Trainer):
         super().__init__(
             model=backbone,
             args=args,
-            data_collator=data_collator or PairCollator(_pad_token_id(processing_class)),
+            data_collator=data_collator
+            or PairCollator(_pad_token_id(processing_class), True, args.max_tokens_per_batch),
             train_dataset=self._tokenized(train_dataset, "train_dataset", args),
             eval_dataset=self._tokenized(eval_dataset, "eval_dataset", args),
             processing_class=processing_class,
@@ -109,6 +119,7 @@ class ARMTrainer(Trainer):
         config.use_cache = use_cache
         # losses are sums over the pairs of a whole optimizer step (`get_batch_samples`), not to be divided again
         self.model_accepts_loss_kwargs = True
+        self._read = self._reader(backbone)
         self._seen, self._evaluated = _PairMeans(self.accelerator.reduce), _PairMeans()
 
     # ------------------------------------------------------------------ what comes out
@@ -179,15 +190,37 @@ class ARMTrainer(Trainer):
         Dividing by this number makes gradient accumulation exact, even where a last micro-batch is smaller.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        pairs = sum(len(batch["input_ids"]) // 2 for batch in batches)
+        pairs = sum(len(batch["order"]) for batch in batches)
         if self.accelerator.num_processes > 1:
             return batches, self.accelerator.gather(torch.tensor(pairs, device=device)).sum()
         return batches, pairs
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of a batch, part by part: no more than `max_tokens_per_batch` tokens are in memory."""
+        batches = [{"order": part["response_lengths"], "parts": [part]} for part in self._even_parts(inputs["parts"])]
+        losses = []
+        for batch in batches:
+            # processes exchange gradients once a batch, after its last part
+            last = batch is batches[-1]
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, batch, num_items_in_batch))
+        return torch.stack(losses).sum()
+
+    def _even_parts(self, parts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """As many parts as every other process has, where a forward needs all of them; added parts weigh nothing."""
+        if self.accelerator.distributed_type not in _SHARDING:
+            return parts
+        count = self.accelerator.gather(torch.tensor(len(parts), device=self.args.device)).max()
+        smallest = min(parts, key=lambda part: part["input_ids"].numel())
+        blank = smallest | {"weight": torch.zeros(len(smallest["response_lengths"]))}
+        return parts + [blank] * (int(count) - len(parts))
+
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
@@ -195,41 +228,59 @@ class ARMTrainer(Trainer):
 
         Args:
             model: the wrapped backbone.
-            inputs: what [`PairCollator`] makes: chosen rows, then rejected rows.
-            return_outputs: also return the figures of every pair, `(batch, len(METRICS))`.
+            inputs: what [`PairCollator`] makes.
+            return_outputs: also return the figures of every pair, `(batch, len(FIGURES))`.
             num_items_in_batch: pairs in the optimizer step. None: the loss is the mean of this batch.
         """
-        chosen, rejected = self.pair_logprobs(model, inputs)
-        margin = self.args.margin + inputs.get("margin", 0.0)
-        losses = preference_loss(chosen, rejected, self.args.beta, margin, self.args.preference_label_smoothing)
-        above = (chosen > rejected).float()
-        figures = torch.stack([losses, above, self.args.beta * (chosen - rejected), chosen, rejected], dim=-1)
+        figures = [self._figures(model, part) for part in inputs["parts"]]
+        losses = torch.cat([loss for loss, _ in figures])
+        seen = torch.cat([figure for _, figure in figures])
         if model.training:
-            self._seen.update(figures.detach())
+            self._seen.update(seen)
         if num_items_in_batch is None:
             loss = losses.mean()
         else:
             # processes average their gradients, and each holds its share of the sum
             loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
-        return (loss, figures) if return_outputs else loss
+        return (loss, seen[inputs["order"].argsort()]) if return_outputs else loss
 
-    def pair_logprobs(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities `(batch,)` of chosen and of rejected responses, by one forward of the wrapped model.
+    def _figures(self, model: nn.Module, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Losses `(pairs,)` with their graph, and what is known of each pair, `(pairs, len(FIGURES))`, without."""
+        logps, lengths = self.pair_logprobs(model, part), part["response_lengths"]
+        rewards = length_normalized(logps, lengths) if self.args.length_normalize else logps
+        margin = self.args.margin + part.get("margin", 0.0) + self.args.score_margin * part.get("score_difference", 0.0)
+        losses = preference_loss(
+            *rewards.unbind(-1),
+            self.args.beta,
+            margin,
+            self.args.preference_label_smoothing,
+            self.args.loss_type,
+        )
+        losses = losses * part.get("weight", 1.0)
+        chosen, rejected = rewards.detach().unbind(-1)
+        above = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+        columns = [losses.detach(), above, self.args.beta * (chosen - rejected), *logps.detach().unbind(-1)]
+        return losses, torch.stack([*columns, *lengths.to(chosen.dtype).unbind(-1)], dim=-1)
 
-        Logits are asked for from the batch's first response token on only, where the model can leave the others out.
+    def pair_logprobs(self, model: nn.Module, part: dict[str, Tensor]) -> Tensor:
+        """Log-probabilities `(pairs, 2)` of chosen and of rejected responses, by one forward of the wrapped model.
+
+        Args:
+            model: the wrapped backbone.
+            part: one of the `parts` that [`PairCollator`] makes.
         """
-        mask = inputs["response_mask"]
-        kwargs: dict[str, Any] = {"use_cache": False}
-        if self._can_skip_logits():
-            first = int(mask.any(0).int().argmax())
-            kwargs["logits_to_keep"] = mask.shape[1] - first + 1
-        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **kwargs).logits
-        chosen, rejected = response_logprobs(logits, inputs["input_ids"], mask).chunk(2)
-        return chosen, rejected
+        with self.accelerator.autocast():
+            return self._read(model, part)
 
-    def _can_skip_logits(self) -> bool:
-        causal_lm = unwrap(self.accelerator.unwrap_model(self.model))
-        return "logits_to_keep" in inspect.signature(type(causal_lm).forward).parameters
+    def _reader(self, backbone: nn.Module) -> PairForward:
+        """How pairs are read, which the collator has to know too."""
+        method = choose_method(backbone, self.args.share_prompts)
+        if method.reason is not None and self.is_world_process_zero():
+            what = "twice" if method.skip_logits else "twice and with all logits"
+            logger.warning(f"Prompts are read {what}, which takes more time and memory: {method.reason}.")
+        if isinstance(self.data_collator, PairCollator):
+            self.data_collator.share_prompts = method.share_prompts
+        return PairForward(backbone, method)
 
     # ------------------------------------------------------------------ what is logged
 
@@ -255,7 +306,7 @@ class ARMTrainer(Trainer):
         self._evaluated.update(self.accelerator.gather_for_metrics(figures))
         if prediction_loss_only:
             return loss, None, None
-        return loss, figures[:, -2:].contiguous(), torch.zeros(len(figures), dtype=torch.long, device=figures.device)
+        return loss, figures[:, 3:5].contiguous(), torch.zeros(len(figures), dtype=torch.long, device=figures.device)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`, with the averages over all pairs among the metrics."""
@@ -278,7 +329,7 @@ class _PairMeans:
         self._sums: Tensor | None = None
 
     def update(self, figures: Tensor) -> None:
-        """Count `(batch, len(METRICS))` figures in. Nothing is read from the device."""
+        """Count `(batch, len(FIGURES))` figures in. Nothing is read from the device."""
         sums = torch.cat([figures.new_tensor([len(figures)]), figures.sum(0)])
         self._sums = sums if self._sums is None else self._sums + sums
 
@@ -288,7 +339,7 @@ class _PairMeans:
         if sums is None:
             return {}
         count, *totals = (sums if self._reduce is None else self._reduce(sums, reduction="sum")).tolist()
-        return {name: total / count for name, total in zip(METRICS, totals, strict=True)}
+        return {name: total / count for name, total in zip(FIGURES, totals, strict=True) if name in METRICS}
 
 
 def _open(model: Any, peft_config: Any) -> tuple[nn.Module, GenARMConfig]:

@@ -22,6 +22,7 @@ from .toys import DISLIKED, LIKED, arguments, toy_pairs
 
 pytest.importorskip("peft")
 # the option was renamed on the way to transformers 6
+RESPONSES = ("chosen", "rejected")
 CHECKPOINTING = next(
     name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(ARMTrainingArguments, name)
 )
@@ -110,10 +111,9 @@ def test_reward_model_is_ready_to_guide(base: Any, tokenizer: Any, tmp_path: Pat
     arm = trainer.reward_model
     assert not any(module.training for module in arm.modules())
     assert (arm.config.beta, arm.config.prompt_template) == (0.2, "w3 {prompt}")
-    batch = trainer.data_collator(list(trainer.eval_dataset))
-    rewards = arm.token_rewards(batch["input_ids"], batch["attention_mask"], batch["response_mask"]).sum(-1)
-    predictions = trainer.predict(toy_pairs(24, seed=1)).predictions
-    assert np.allclose(predictions.T.reshape(-1), rewards.detach().numpy(), atol=1e-4)
+    rows = toy_pairs(24, seed=1)
+    scores = [arm.score(tokenizer, [row["prompt"] for row in rows], [row[name] for row in rows]) for name in RESPONSES]
+    assert np.allclose(trainer.predict(rows).predictions.T, torch.stack(scores).numpy(), atol=1e-4)
 
 
 # ---------------------------------------------------------------------- what it accepts
@@ -219,10 +219,11 @@ def test_prompts_are_cut_to_the_models_positions(tokenizer: Any, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "mistral", "gemma"])
 def test_log_probabilities_of_every_architecture(kind: str, tokenizer: Any, tmp_path: Path) -> None:
-    """Padding, the other half of the batch and the left-out logits change nothing."""
+    """Neither the other response, nor the other pairs of a row, nor padding changes anything."""
     trainer = ARMTrainer(tiny(kind), arguments(tmp_path), toy_pairs(6), processing_class=tokenizer)
-    chosen, rejected = trainer.pair_logprobs(trainer.model, trainer.data_collator(trainer.train_dataset))
-    for row, *both in zip(trainer.train_dataset, chosen, rejected, strict=True):
+    batch = trainer.data_collator(trainer.train_dataset)
+    logps = trainer.pair_logprobs(trainer.model, batch["parts"][0])[batch["order"].argsort()]
+    for row, both in zip(trainer.train_dataset, logps, strict=True):
         for response, logp in zip((row["chosen_ids"], row["rejected_ids"]), both, strict=True):
             ids, start = torch.tensor([row["prompt_ids"] + response]), len(row["prompt_ids"])
             logprobs = trainer.model(ids).logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])
@@ -244,7 +245,7 @@ def test_margin_of_options_and_rows(tokenizer: Any, tmp_path: Path) -> None:
     rows = [row | {"margin": float(i)} for i, row in enumerate(toy_pairs(4))]
     trainer = ARMTrainer(tiny(), arguments(tmp_path, margin=0.5, beta=0.1), rows, processing_class=tokenizer)
     batch = trainer.data_collator(trainer.train_dataset)
-    chosen, rejected = trainer.pair_logprobs(trainer.model, batch)
+    chosen, rejected = trainer.pair_logprobs(trainer.model, batch["parts"][0])[batch["order"].argsort()].unbind(-1)
     expected = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected) - 0.5 - torch.arange(4)).mean()
     assert torch.allclose(trainer.compute_loss(trainer.model, batch), expected)
 
