@@ -14,7 +14,7 @@ from transformers.utils import logging
 from .adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from .configuration_genarm import GenARMConfig
 from .loading import INDEX, WEIGHTS, Repository
-from .model_card import CARD
+from .model_card import CARD, RECORD
 
 logger = logging.get_logger(__name__)
 
@@ -94,8 +94,9 @@ def card_kept(directory: Path) -> Iterator[None]:
 
 
 def fetch_card(api: Any, repo_id: str, revision: str | None, directory: Path) -> None:
-    """The card that a hub repository has now, so that its text is kept."""
-    try:
-        shutil.copyfile(api.hf_hub_download(repo_id, CARD, revision=revision), directory / CARD)
-    except Exception as error:  # none there yet, or it cannot be read: there is no text to keep
-        logger.info(f"{repo_id} has no card yet: {error}")
+    """The card that a hub repository has now, and the record of the training, so that their text is kept."""
+    for name in (CARD, RECORD):
+        try:
+            shutil.copyfile(api.hf_hub_download(repo_id, name, revision=revision), directory / name)
+        except Exception as error:  # none there yet, or it cannot be read: there is no text to keep
+            logger.info(f"{repo_id} has no {name} yet: {error}")

@@ -43,7 +43,7 @@ def load_base(name: str, dtype: str, device: str) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place = _device(device)
+    place = find_device(device)
     model = _load("--model", name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype))
     tokenizer = _load("--model", name, lambda: AutoTokenizer.from_pretrained(name))
     return model.to(place).eval(), tokenizer
@@ -71,7 +71,58 @@ def load_reward_model(name: str, base: Any, base_name: str, dtype: str) -> Any:
     return _load("--reward-model", name, load)
 
 
-def _device(name: str) -> Any:
+def load_judge(option: str, name: str, dtype: str, device: str, base: Any = None, base_name: str = "") -> Any:
+    """A reward model to be asked for its rewards, on a device of its own.
+
+    Args:
+        option: what named it on the command line.
+        name: folder or hub name.
+        dtype: of the weights; `"auto"`: as they are stored.
+        device: torch's name for it; `"auto"`: the fastest there is.
+        base: a loaded model, whose weights an adapter of that model shares.
+        base_name: what it was loaded from.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    from ..modeling_genarm import AutoregressiveRewardModel
+
+    place = find_device(device)
+
+    def load() -> Any:
+        if base is not None and _same_model(_adapter_base(name), base_name):
+            return AutoregressiveRewardModel.from_pretrained(name, base_model=base)
+        return AutoregressiveRewardModel.from_pretrained(name, dtype=dtype).to(place).eval()
+
+    return _load(option, name, load)
+
+
+def load_tokenizer(option: str, name: str) -> Any:
+    """The tokenizer of a model; that of its base for an adapter that has none.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    from transformers import AutoTokenizer
+
+    def load() -> Any:
+        try:
+            return AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError):
+            base = _adapter_base(name)
+            if base is None:
+                raise
+            return AutoTokenizer.from_pretrained(base)
+
+    return _load(option, name, load)
+
+
+def find_device(name: str) -> Any:
+    """The device that `--device` names; `"auto"`: the fastest there is.
+
+    Raises:
+        UsageError: this machine does not have it.
+    """
     import torch
 
     if name == "auto":

@@ -32,17 +32,19 @@ class ARMTrainingArguments(TrainingArguments):
             margin per unit by which the scores of a pair's responses differ, added to the other margins (cf. the
             margins by rating in section 3.2.2 of arXiv 2307.09288). Not negative. For data with scores.
         max_length (`int`, *optional*):
-            most tokens of prompt and response together. A longer prompt loses its start. None: the model's positions.
+            most tokens of prompt and response together. None: the model's positions.
         overlong_responses (`str`, defaults to `"error"`):
             what becomes of pairs whose response alone is too long: `"error"` or `"drop"`.
+        overlong_prompts (`str`, defaults to `"truncate"`):
+            what becomes of other pairs that are too long: `"truncate"` the start of the prompt, or `"drop"` the pair.
         objective (`str`, *optional*): what the reward measures, for people: `"helpful"`, ... Saved with the model.
         prompt_template (`str`, *optional*):
             format string with `{prompt}` that prompts are put into. Saved with the model.
         share_prompts (`bool`, defaults to `True`):
             read a prompt once for both responses, where the model can. The gradients are the same.
         max_tokens_per_batch (`int`, *optional*):
-            most tokens that are in memory at once, padding included. A batch of more is read and backpropagated in parts,
-            with the same result. None: `per_device_train_batch_size` pairs at once, however long.
+            most tokens that are in memory at once, padding included. A batch of more is read and backpropagated in
+            parts, with the same result. None: `per_device_train_batch_size` pairs at once, however long.
         disable_dropout (`bool`, defaults to `True`):
             switch the backbone's own dropout off, so that the same network judges both responses. An adapter's dropout
             stays.
@@ -73,6 +75,9 @@ class ARMTrainingArguments(TrainingArguments):
     )
     overlong_responses: str = field(
         default="error", metadata={"help": "Pairs with too long a response: 'error' or 'drop'."}
+    )
+    overlong_prompts: str = field(
+        default="truncate", metadata={"help": "Other pairs that are too long: 'truncate' the prompt or 'drop'."}
     )
     objective: str | None = field(default=None, metadata={"help": "Name of what the reward measures."})
     prompt_template: str | None = field(default=None, metadata={"help": "Format string with {prompt}."})
@@ -106,6 +111,8 @@ class ARMTrainingArguments(TrainingArguments):
             raise ValueError(f"`max_length` must leave room for a prompt and a response token, got {self.max_length}.")
         if self.overlong_responses not in ("error", "drop"):
             raise ValueError(f"`overlong_responses` must be 'error' or 'drop', got {self.overlong_responses!r}.")
+        if self.overlong_prompts not in ("truncate", "drop"):
+            raise ValueError(f"`overlong_prompts` must be 'truncate' or 'drop', got {self.overlong_prompts!r}.")
         if self.label_smoothing_factor != 0:
             raise ValueError(
                 f"`label_smoothing_factor` smooths token targets, which this loss does not have; got "

@@ -51,7 +51,8 @@ class PairForward:
     """
 
     def __init__(self, backbone: nn.Module, method: Method) -> None:
-        self.causal_lm, self.method = unwrap(backbone), method
+        self.causal_lm: Any = unwrap(backbone)
+        self.method = method
         self._transform = LogitTransform.of(self.causal_lm.config.get_text_config(decoder=True))
 
     def __call__(self, model: nn.Module, part: Mapping[str, Tensor]) -> Tensor:
@@ -112,7 +113,7 @@ class PairForward:
         kwargs: dict[str, Any] = {"use_cache": False}
         length = part["input_ids"].shape[1]
         first = 0
-        if "logits_to_keep" in forward_parameters(type(self.causal_lm)):
+        if "logits_to_keep" in forward_parameters(self.causal_lm.__class__):
             first = int((part["predict_at"] % length).min())
             kwargs["logits_to_keep"] = length - first
         output = model(input_ids=part["input_ids"], attention_mask=self._mask(part), **kwargs)
@@ -156,7 +157,7 @@ def tree_masks(part: Mapping[str, Tensor], causal_lm: Any) -> Any:
     types = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
     visible = _visible(part)
-    if "sliding_attention" in types:
+    if window is not None and "sliding_attention" in types:
         near = visible & _near(part, window)
         return {"full_attention": _additive(visible, dtype), "sliding_attention": _additive(near, dtype)}
     if window is not None and not types:  # one window for all layers, as in Mistral
@@ -221,7 +222,7 @@ def why_not_shared(causal_lm: Any) -> str | None:
     config = causal_lm.config.get_text_config(decoder=True)
     attention = getattr(config, "_attn_implementation", None)
     other_layers = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
-    if getattr(causal_lm, "_is_stateful", False) or "position_ids" not in forward_parameters(type(causal_lm)):
+    if getattr(causal_lm, "_is_stateful", False) or "position_ids" not in forward_parameters(causal_lm.__class__):
         return "it is recurrent, or does not take positions"
     if attention not in _MASKED_ATTENTION:
         return f"its attention {attention!r} takes no 4-D mask (load it with attn_implementation='sdpa')"

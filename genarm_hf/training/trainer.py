@@ -14,30 +14,35 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from ..adapters import active_adapter, check_backbone, share_weights, unwrap
 from ..configuration_genarm import GenARMConfig
-from ..model_card import write_model_card
+from ..model_card import TrainingRecord, write_model_card
 from ..modeling_genarm import AutoregressiveRewardModel
 from .arguments import ARMTrainingArguments
 from .batches import PairCollator
-from .data import TRAINING_COLUMNS, PairTokenizer, is_tokenized, tokenize_pairs
+from .checkpoints import WholeSaves
+from .data import ID_COLUMNS, TRAINING_COLUMNS, PairTokenizer, is_tokenized, tokenize_pairs
 from .losses import length_normalized, preference_loss
+from .metrics import PreferenceSummary, flat, preference_summary
 from .pair_forward import PairForward, choose_method
+from .preferences import fingerprint
+from .record import training_record
 
 METRICS = ("loss", "rewards/accuracy", "rewards/margin", "logps/chosen", "logps/rejected")
 """What is averaged and logged: the loss of a pair, whether chosen is above rejected, beta times their difference, and
 both log-probabilities in nats."""
 FIGURES = (*METRICS, "lengths/chosen", "lengths/rejected")
 """What is known of every pair: the above, and the tokens of both responses."""
+_BY_LENGTH = ("group_by_length", "batch_rebalance")  # values of `train_sampling_strategy`
 _SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 logger = logging.get_logger(__name__)
 
 
-class ARMTrainer(Trainer):
+class ARMTrainer(WholeSaves):
     """Trains an [`AutoregressiveRewardModel`] on preference pairs (arXiv 2410.08193).
 
     Args:
@@ -101,6 +106,8 @@ class ARMTrainer(Trainer):
         backbone, origin = _open(model, peft_config)
         backbone = _trainable(backbone, args, peft_config)
         self._origin, self._encode = origin, _pair_tokenizer(processing_class, backbone, origin, args)
+        self.data_source: str | None = None  # where the pairs came from, for the model card; whoever knows may say
+        self._texts, self._fingerprint = train_dataset, ""
         config = unwrap(backbone).config
         use_cache = getattr(config, "use_cache", True)
         super().__init__(
@@ -108,7 +115,7 @@ class ARMTrainer(Trainer):
             args=args,
             data_collator=data_collator
             or PairCollator(_pad_token_id(processing_class), True, args.max_tokens_per_batch),
-            train_dataset=self._tokenized(train_dataset, "train_dataset", args),
+            train_dataset=_with_lengths(self._tokenized(train_dataset, "train_dataset", args), args),
             eval_dataset=self._tokenized(eval_dataset, "eval_dataset", args),
             processing_class=processing_class,
             compute_metrics=compute_metrics,
@@ -120,7 +127,9 @@ class ARMTrainer(Trainer):
         # losses are sums over the pairs of a whole optimizer step (`get_batch_samples`), not to be divided again
         self.model_accepts_loss_kwargs = True
         self._read = self._reader(backbone)
-        self._seen, self._evaluated = _PairMeans(self.accelerator.reduce), _PairMeans()
+        self._seen = _PairMeans(self.accelerator.reduce)
+        self._evaluated: list[Tensor] = []
+        self._held_out: tuple[int, PreferenceSummary] | None = None  # and the step it was found at
 
     # ------------------------------------------------------------------ what comes out
 
@@ -147,6 +156,8 @@ class ARMTrainer(Trainer):
         arm.save_pretrained(
             directory, tokenizer=self.processing_class, state_dict=state_dict, is_main_process=self.args.should_save
         )
+        if self.args.should_save:
+            write_model_card(arm.config, Path(directory), repo_id=self.hub_model_id, training=self._record())
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the reward model's card; the `Trainer` asks for one before it pushes to the hub."""
@@ -180,7 +191,7 @@ class ARMTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         """The columns that a batch is made of are ours, not arguments of the model's forward."""
-        self._signature_columns = list(TRAINING_COLUMNS)
+        self._signature_columns = [*TRAINING_COLUMNS, self.args.length_column_name]
 
     # ------------------------------------------------------------------ the loss
 
@@ -249,13 +260,9 @@ class ARMTrainer(Trainer):
         logps, lengths = self.pair_logprobs(model, part), part["response_lengths"]
         rewards = length_normalized(logps, lengths) if self.args.length_normalize else logps
         margin = self.args.margin + part.get("margin", 0.0) + self.args.score_margin * part.get("score_difference", 0.0)
-        losses = preference_loss(
-            *rewards.unbind(-1),
-            self.args.beta,
-            margin,
-            self.args.preference_label_smoothing,
-            self.args.loss_type,
-        )
+        chosen, rejected = rewards.unbind(-1)
+        smoothing = self.args.preference_label_smoothing
+        losses = preference_loss(chosen, rejected, self.args.beta, margin, smoothing, self.args.loss_type)
         losses = losses * part.get("weight", 1.0)
         chosen, rejected = rewards.detach().unbind(-1)
         above = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
@@ -303,28 +310,54 @@ class ARMTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, figures = self.compute_loss(model, inputs, return_outputs=True)
         # gathered here, where the rows that processes got twice are dropped: averages are over every pair once
-        self._evaluated.update(self.accelerator.gather_for_metrics(figures))
+        self._evaluated.append(self.accelerator.gather_for_metrics(figures))
         if prediction_loss_only:
             return loss, None, None
         return loss, figures[:, 3:5].contiguous(), torch.zeros(len(figures), dtype=torch.long, device=figures.device)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `Trainer`, with the averages over all pairs among the metrics."""
+        """As in `Trainer`, with what is known of all pairs together among the metrics."""
         prefix = kwargs.get("metric_key_prefix", "eval")
-        self._evaluated = _PairMeans()
+        self._evaluated = []
         output = super().evaluation_loop(*args, **kwargs)
-        output.metrics.update({f"{prefix}_{name}": value for name, value in self._evaluated.pop().items()})
+        found = self._held_out_metrics() if self._evaluated else {}
+        output.metrics.update({f"{prefix}_{name}": value for name, value in found.items()})
         return output
+
+    def _held_out_metrics(self) -> dict[str, float]:
+        figures = torch.cat(self._evaluated).double().cpu().numpy()
+        logps, lengths = figures[:, 3:5], figures[:, 5:7]
+        rewards = logps / lengths if self.args.length_normalize else logps
+        summary = preference_summary(*rewards.T, *lengths.T, beta=self.args.beta)
+        self._held_out = self.state.global_step, summary
+        return dict(zip(METRICS, figures.mean(0).tolist(), strict=False)) | flat(summary)
+
+    def _record(self) -> TrainingRecord:
+        """How the weights came about; what was found of the weights at another step is left out."""
+        if self._texts is not None and not self._fingerprint:
+            self._fingerprint = fingerprint(self._texts)  # of the texts, and once
+        step, summary = self._held_out or (None, None)
+        seconds = [log["train_runtime"] for log in self.state.log_history if "train_runtime" in log]
+        found = active_adapter(self.accelerator.unwrap_model(self.model))
+        return training_record(
+            self.args,
+            data=self.data_source,
+            pairs=len(self.train_dataset) if self.train_dataset is not None else None,
+            fingerprint=self._fingerprint or None,
+            adapter=found[1] if found is not None else None,
+            seconds=seconds[-1] if seconds else None,
+            held_out=summary.to_dict() if summary is not None and step == self.state.global_step else None,
+        )
 
 
 class _PairMeans:
     """Averages of the figures of pairs, over however many were seen.
 
     Args:
-        reduce: sums a tensor over all processes. None: the pairs of all processes were seen here.
+        reduce: sums a tensor over all processes.
     """
 
-    def __init__(self, reduce: Callable[..., Tensor] | None = None) -> None:
+    def __init__(self, reduce: Callable[..., Tensor]) -> None:
         self._reduce = reduce
         self._sums: Tensor | None = None
 
@@ -338,7 +371,7 @@ class _PairMeans:
         sums, self._sums = self._sums, None
         if sums is None:
             return {}
-        count, *totals = (sums if self._reduce is None else self._reduce(sums, reduction="sum")).tolist()
+        count, *totals = self._reduce(sums, reduction="sum").tolist()
         return {name: total / count for name, total in zip(FIGURES, totals, strict=True) if name in METRICS}
 
 
@@ -408,6 +441,24 @@ def _disable_dropout(backbone: nn.Module) -> None:
             module.p = 0.0
 
 
+def _with_lengths(rows: Any, args: ARMTrainingArguments) -> Any:
+    """Rows as the samplers of the `Trainer` need them that look at lengths: in a `datasets.Dataset`, with a column."""
+    if rows is None or args.train_sampling_strategy not in _BY_LENGTH:
+        return rows
+    try:
+        from datasets import Dataset
+    except ImportError as error:
+        raise ImportError(
+            f"train_sampling_strategy={args.train_sampling_strategy!r} needs datasets: pip install 'genarm-hf[train]'."
+        ) from error
+    if not isinstance(rows, Dataset):
+        rows = Dataset.from_list([dict(rows[place]) for place in range(len(rows))])
+    if args.length_column_name in rows.column_names:
+        return rows
+    lengths = [sum(len(row[column]) for column in ID_COLUMNS) for row in rows]
+    return rows.add_column(args.length_column_name, lengths)
+
+
 def _find_tokenizer(name: str | os.PathLike) -> Any:
     """The tokenizer of a repository; None where it has none, which matters only to data that is text."""
     try:
@@ -428,4 +479,5 @@ def _pair_tokenizer(
     positions = getattr(unwrap(backbone).config.get_text_config(decoder=True), "max_position_embeddings", None)
     template = args.prompt_template or origin.prompt_template
     drop = args.overlong_responses == "drop"
-    return lambda name: PairTokenizer(tokenizer, args.max_length or positions, template, drop, name)
+    length = args.max_length or positions
+    return lambda name: PairTokenizer(tokenizer, length, template, drop, name, args.overlong_prompts)

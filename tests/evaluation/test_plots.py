@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from genarm_hf.evaluation.plots import plot_guidance
+from genarm_hf.evaluation.plots import plot_guidance, plot_reliability
+from genarm_hf.training.metrics import preference_summary
 
 
 def row(alpha: float) -> dict:
@@ -33,3 +34,19 @@ def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'genarm-hf\[plot\]'"):
         plot_guidance(ROWS, tmp_path / "rewards.png")
     assert not list(tmp_path.iterdir())
+
+
+def report(beta: float | None = 0.5) -> dict:
+    return preference_summary([-1.0, -4.0, -2.0], [-3.0, -2.0, -2.5], [3, 4, 5], [4, 4, 4], beta=beta).to_dict()
+
+
+def test_calibration_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    plot_reliability({"one": report(), "two": report(None), "three": report(2.0)}, tmp_path / "calibration.svg")
+    text = (tmp_path / "calibration.svg").read_text()
+    assert "one (ECE" in text and "three (ECE" in text and "two (ECE" not in text
+
+
+def test_no_calibration_no_figure(tmp_path):
+    with pytest.raises(ValueError, match="no calibration to draw"):
+        plot_reliability({"one": report(None)}, tmp_path / "calibration.png")

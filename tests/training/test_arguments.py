@@ -15,6 +15,7 @@ def test_defaults_are_the_papers(tmp_path: Path) -> None:
     args = ARMTrainingArguments(str(tmp_path))
     assert (args.beta, args.learning_rate, args.num_train_epochs) == (0.05, 5e-4, 1)
     assert (args.margin, args.preference_label_smoothing, args.overlong_responses) == (0, 0, "error")
+    assert (args.loss_type, args.length_normalize, args.score_margin) == ("sigmoid", False, 0)
     assert args.report_to == []
 
 
@@ -30,6 +31,10 @@ def test_defaults_are_the_papers(tmp_path: Path) -> None:
         ({"preference_label_smoothing": 0.5}, r"`preference_label_smoothing` must be a number in \[0, 0.5\).*got 0.5"),
         ({"preference_label_smoothing": -0.1}, "`preference_label_smoothing`"),
         ({"label_smoothing_factor": 0.1}, "set `preference_label_smoothing`"),
+        ({"loss_type": "ipo"}, r"`loss_type` must be one of \('sigmoid', 'hinge'\), got 'ipo'"),
+        ({"loss_type": "hinge", "preference_label_smoothing": 0.1}, "`preference_label_smoothing` .* hinge"),
+        ({"score_margin": -1.0}, "`score_margin` must be a finite number of at least 0, got -1.0"),
+        ({"score_margin": float("nan")}, "`score_margin`"),
         ({"max_length": 1}, "`max_length` must leave room"),
         ({"overlong_responses": "cut"}, "`overlong_responses` must be 'error' or 'drop', got 'cut'"),
         ({"prompt_template": "User:"}, "`prompt_template` must be a format string with '{prompt}'"),

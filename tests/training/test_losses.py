@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genarm_hf.guidance import token_logprobs
-from genarm_hf.training.losses import preference_loss, response_logprobs
+from genarm_hf.training.losses import length_normalized, preference_loss, response_logprobs
 
 logps = st.floats(-200, 0, allow_nan=False)
 betas = st.floats(0.01, 5)
@@ -34,6 +34,10 @@ def _loss(chosen: float, rejected: float, beta: float, **options: float) -> floa
             {"label_smoothing": 0.25},
             0.75 * math.log(1 + math.exp(-1)) + 0.25 * math.log(1 + math.exp(1)),
         ),
+        (-2.0, -4.0, 0.25, {"loss_type": "hinge"}, 0.5),
+        (-4.0, -2.0, 0.25, {"loss_type": "hinge"}, 1.5),
+        (-2.0, -4.0, 0.25, {"loss_type": "hinge", "margin": 0.25}, 0.75),
+        (-2.0, -8.0, 0.25, {"loss_type": "hinge"}, 0.0),
     ],
 )
 def test_by_hand(chosen: float, rejected: float, beta: float, options: dict, expected: float) -> None:
@@ -93,6 +97,40 @@ def test_smoothed_loss_is_least_where_the_model_is_as_sure_as_the_labels(
     entropy = -smoothing * math.log(smoothing) - (1 - smoothing) * math.log(1 - smoothing)
     assert _loss(best, 0.0, beta, label_smoothing=smoothing) == pytest.approx(entropy)
     assert _loss(chosen, rejected, beta, label_smoothing=smoothing) >= entropy - 1e-9
+
+
+@given(logps, logps, betas)
+@settings(deadline=None)
+def test_hinge_and_likelihood_push_the_same_way(chosen: float, rejected: float, beta: float) -> None:
+    """Both fall with the difference; the hinge lies within 1 of -z and reaches 0 at z = 1."""
+    z = beta * (chosen - rejected)
+    assert _loss(chosen, rejected, beta, loss_type="hinge") == pytest.approx(max(0.0, 1 - z), abs=1e-9)
+    assert _loss(chosen, rejected, beta, loss_type="hinge") >= _loss(chosen + 1, rejected, beta, loss_type="hinge")
+
+
+def test_hinge_leaves_pairs_alone_that_are_far_enough_apart() -> None:
+    chosen = torch.tensor([-1.0, -1.0], requires_grad=True)
+    preference_loss(chosen, torch.tensor([-2.0, -9.0]), 0.5, loss_type="hinge").sum().backward()
+    assert chosen.grad is not None and chosen.grad.tolist() == [-0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss_type": "ipo"}, r"`loss_type` must be one of \('sigmoid', 'hinge'\), got 'ipo'"),
+        ({"loss_type": "hinge", "label_smoothing": 0.1}, "`label_smoothing` is a probability, .* got 0.1"),
+    ],
+)
+def test_losses_that_do_not_exist(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _loss(-1.0, -2.0, 0.1, **options)
+
+
+@given(st.integers(1, 50), st.floats(-5, -0.01))
+@settings(deadline=None)
+def test_equally_likely_tokens_are_worth_the_same_at_any_length(length: int, per_token: float) -> None:
+    logps = torch.tensor([length * per_token], dtype=torch.float64)
+    assert length_normalized(logps, torch.tensor([length])).item() == pytest.approx(per_token)
 
 
 def _random_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

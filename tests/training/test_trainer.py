@@ -14,15 +14,16 @@ from transformers import (
     PreTrainedModel,
     TrainingArguments,
 )
+from transformers.utils import logging
 
 from genarm_hf import ARMTrainer, ARMTrainingArguments, AutoregressiveRewardModel
 
-from ..conftest import tiny
+from ..conftest import VOCAB, tiny
 from .toys import DISLIKED, LIKED, arguments, toy_pairs
 
 pytest.importorskip("peft")
-# the option was renamed on the way to transformers 6
 RESPONSES = ("chosen", "rejected")
+# the option was renamed on the way to transformers 6
 CHECKPOINTING = next(
     name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(ARMTrainingArguments, name)
 )
@@ -239,6 +240,71 @@ def test_dropout_of_the_backbone_is_off_and_that_of_the_adapter_on(tokenizer: An
 
     assert rates() == {0.0, 0.3}
     assert rates(disable_dropout=False) == {0.1, 0.3}
+
+
+@pytest.mark.parametrize("tokenized", [False, True])
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_batches_by_length(strategy: str, tokenized: bool, tokenizer: Any, tmp_path: Path) -> None:
+    """Lists too, and rows that came as ids: the samplers of the Trainer find the lengths."""
+    pytest.importorskip("datasets")
+    rows: Any = [row | {"prompt": "w3 " * (2 + place % 40)} for place, row in enumerate(toy_pairs(320))]
+    if tokenized:
+        rows = [{f"{name}_ids": [5] * len(row[name].split()) for name in ("prompt", *RESPONSES)} for row in rows]
+
+    def spread(**options: Any) -> float:
+        """Mean difference of the longest and the shortest pair of a batch."""
+        trainer = ARMTrainer(tiny(), arguments(tmp_path, **options), rows, processing_class=tokenizer)
+        trainer.data_collator = lambda batch: {"sizes": torch.tensor([len(row["prompt_ids"]) for row in batch])}
+        sizes = [batch["sizes"] for batch in trainer.get_train_dataloader()]
+        assert sum(map(len, sizes)) == 320
+        return sum(int(size.max() - size.min()) for size in sizes) / len(sizes)
+
+    if strategy == "group_by_length":
+        assert spread(train_sampling_strategy=strategy) < 0.5 * spread()
+    trainer = ARMTrainer(
+        tiny(), arguments(tmp_path, train_sampling_strategy=strategy, max_steps=2), rows, processing_class=tokenizer
+    )
+    trainer.train()
+
+
+def test_weights_and_scores_of_pairs(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [row | {"weight": 2.0 * (place % 2), "score_chosen": 4.0, "score_rejected": float(place)}
+            for place, row in enumerate(toy_pairs(4))]  # fmt: skip
+    args = arguments(tmp_path, beta=0.1, score_margin=0.5)
+    trainer = ARMTrainer(tiny(), args, rows, processing_class=tokenizer)
+    batch = trainer.data_collator(trainer.train_dataset)
+    chosen, rejected = trainer.pair_logprobs(trainer.model, batch["parts"][0])[batch["order"].argsort()].unbind(-1)
+    losses = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected) - 0.5 * (4 - torch.arange(4)))
+    assert torch.allclose(trainer.compute_loss(trainer.model, batch), (losses[1] + losses[3]) * 2 / 4)
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    ({"loss_type": "hinge"}, lambda c, r, n, m: torch.relu(1 - 0.1 * (c - r))),
+    ({"length_normalize": True}, lambda c, r, n, m: -torch.nn.functional.logsigmoid(0.1 * (c / n - r / m))),
+])  # fmt: skip
+def test_other_losses(options: dict[str, Any], expected: Any, tokenizer: Any, tmp_path: Path) -> None:
+    trainer = ARMTrainer(tiny(), arguments(tmp_path, beta=0.1, **options), toy_pairs(4), processing_class=tokenizer)
+    batch = trainer.data_collator(trainer.train_dataset)
+    part = batch["parts"][0]
+    logps, lengths = trainer.pair_logprobs(trainer.model, part), part["response_lengths"]
+    found = trainer.compute_loss(trainer.model, batch)
+    assert torch.allclose(found, expected(*logps.unbind(-1), *lengths.unbind(-1)).mean())
+
+
+def test_models_that_cannot_share_prompts_say_so_once(
+    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    config = BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4)
+    logging.enable_propagation()
+    with caplog.at_level("WARNING"):
+        trainer = ARMTrainer(BloomForCausalLM(config), arguments(tmp_path), toy_pairs(8), processing_class=tokenizer)
+        trainer.train()
+    logging.disable_propagation()
+    assert [record.message for record in caplog.records if "Prompts are read twice" in record.message] == [
+        "Prompts are read twice, which takes more time and memory: it is recurrent, or does not take positions."
+    ]
 
 
 def test_margin_of_options_and_rows(tokenizer: Any, tmp_path: Path) -> None:
