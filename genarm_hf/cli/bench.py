@@ -1,16 +1,17 @@
 """`genarm-hf bench`: speed, measured in a way that anyone can repeat."""
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .loading import quiet
+from .loading import load_base, quiet
 from .parsing import CommandParser, UsageError
 from .text import table
 
-SUITES = ("decode", "shared")
+SUITES = ("decode", "shared", "train", "preferences")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -27,6 +28,13 @@ class BenchOptions:
     compile: bool = field(default=False, metadata={"help": "static cache and compiled forwards (suite shared)"})
     shapes: str = field(default="", metadata={"help": "only cases of these shapes, such as 1M,15M", "metavar": "S,S"})
     output: str = field(default="", metadata={"help": "also write the numbers to this json file", "metavar": "FILE"})
+    data: str = field(default="", metadata={"help": "preference pairs (suite preferences)", "metavar": "SOURCE"})
+    texts: str = field(
+        default="",
+        metadata={"help": "other pairs, on whose chosen responses a small model is pretrained", "metavar": "SOURCE"},
+    )
+    model: str = field(default="", metadata={"help": "or a model to start from: folder or hub name", "metavar": "DIR"})
+    folds: int = field(default=5, metadata={"help": "parts that are held out in turn", "metavar": "N"})
     suite: str = field(init=False)
 
 
@@ -35,8 +43,13 @@ def parser() -> CommandParser:
     return CommandParser(
         BenchOptions,
         "bench",
-        "Time guided decoding: what is compared runs in turn in one process, and ratios are medians of neighbours.",
-        positional=("suite", "decode: two separate models; shared: LoRA reward models on the base's own weights"),
+        "Time guided decoding and training: what is compared runs in turn in one process, and ratios are medians of "
+        "neighbours.",
+        positional=(
+            "suite",
+            "decode: two separate models; shared: LoRA reward models on the base's own weights; train: training steps; "
+            "preferences: what is learned from --data, by cross-validation",
+        ),
     )
 
 
@@ -63,18 +76,44 @@ def _check(options: BenchOptions) -> None:
         raise UsageError(f"bench: {options.suite!r} is no suite; the suites are {', '.join(SUITES)}.")
     if options.dtype and options.dtype not in _DTYPES:
         raise UsageError(f"bench: `--dtype` must be one of {', '.join(_DTYPES)}, got {options.dtype!r}.")
+    if options.suite == "preferences" and not (options.data and bool(options.texts) != bool(options.model)):
+        raise UsageError("bench: preferences needs `--data`, and either `--texts` or `--model`.")
     for name in ("threads", "repeats"):
         if getattr(options, name) < 1:
             raise UsageError(f"bench: `--{name}` must be at least 1, got {getattr(options, name)}.")
 
 
+def _preference_rows(options: BenchOptions) -> Iterator[dict[str, Any]]:
+    from tqdm import tqdm
+
+    from ..benchmarks.preferences import bench_preferences, small_language_model
+    from ..training.preferences import load_preferences
+
+    data = load_preferences(options.data)
+    if options.texts:
+        model, tokenizer = small_language_model([r["prompt"] + r["chosen"] for r in load_preferences(options.texts)])
+
+        def make() -> tuple[Any, Any]:
+            return copy.deepcopy(model), tokenizer
+    else:
+
+        def make() -> tuple[Any, Any]:
+            return load_base(options.model, "float32", options.device)
+
+    with tqdm(total=options.folds, unit="fold", leave=False) as bar:
+        yield from bench_preferences(data, make, options.folds, progress=bar.update)
+
+
 def _rows(options: BenchOptions) -> Iterator[dict[str, Any]]:
+    if options.suite == "preferences":
+        yield from _preference_rows(options)
+        return
     import torch
     from tqdm import tqdm
 
-    from ..benchmarks import decode, shared
+    from ..benchmarks import decode, shared, train
 
-    module: Any = {"decode": decode, "shared": shared}[options.suite]
+    module: Any = {"decode": decode, "shared": shared, "train": train}[options.suite]
     wanted = [shape for shape in options.shapes.split(",") if shape]
     cases = [case for case in module.CASES if not wanted or case[0] in wanted]
     if not cases:
@@ -82,7 +121,7 @@ def _rows(options: BenchOptions) -> Iterator[dict[str, Any]]:
     extra: dict[str, Any] = {"compiled": options.compile} if options.suite == "shared" else {}
     if options.dtype:
         extra["dtype"] = getattr(torch, options.dtype)
-    measure = decode.bench_decode if options.suite == "decode" else shared.bench_shared
+    measure = getattr(module, f"bench_{options.suite}")
     with tqdm(desc="runs", unit="run", leave=False) as bar:
         yield from measure(cases, repeats=options.repeats, device=options.device, progress=bar.update, **extra)
 
@@ -117,4 +156,37 @@ def _shared_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]
     ]
 
 
-_TABLES = {"decode": _decode_table, "shared": _shared_table}
+def _train_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    header = ["model", "vocabulary", "batch", "system", "pairs/s", "times plain loop", "times TRL", "peak memory MB"]
+    return header, [
+        [
+            row["shape"],
+            str(row["vocab"]),
+            str(row["batch"]),
+            row["system"],
+            f"{row['pairs_per_second']:.2f}",
+            _spread(row["of_plain"]),
+            "not installed" if row["of_trl"] is None else _spread(row["of_trl"]),
+            "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}",
+        ]
+        for row in rows
+    ]
+
+
+def _preference_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    lengths = ("shorter", "similar", "longer")
+    header = ["system", "pairs", "accuracy", "95 %", *(f"chosen {name}" for name in lengths), "length corr."]
+    cells = []
+    for row in rows:
+        accuracy, by_length = row["accuracy"], [row["by_length"][name] for name in lengths]
+        shares = ["" if part is None else f"{100 * part['value']:.1f} ({part['count']})" for part in by_length]
+        interval = f"{100 * accuracy['low']:.1f}-{100 * accuracy['high']:.1f}"
+        correlation = row["length_correlation"]
+        shown = "" if correlation is None else f"{correlation:.2f}"
+        cells.append(
+            [row["system"], str(accuracy["count"]), f"{100 * accuracy['value']:.1f}", interval, *shares, shown]
+        )
+    return header, cells
+
+
+_TABLES = {"decode": _decode_table, "shared": _shared_table, "train": _train_table, "preferences": _preference_table}

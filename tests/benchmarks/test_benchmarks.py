@@ -1,14 +1,23 @@
 """The benchmarks run and report what they claim; how fast things are is not tested."""
 
 import json
+import math
+import statistics
 from typing import Any
 
 import pytest
+import torch
 
+from genarm_hf.benchmarks import train
 from genarm_hf.benchmarks.decode import bench_decode
-from genarm_hf.benchmarks.shapes import SHAPES, parameters
+from genarm_hf.benchmarks.preferences import bench_preferences, small_language_model
+from genarm_hf.benchmarks.shapes import SHAPES, Shape, parameters
 from genarm_hf.benchmarks.shared import bench_shared
 from genarm_hf.benchmarks.timing import alternate, ratio
+from genarm_hf.benchmarks.train import build, hh_like_pairs
+
+from ..conftest import tiny
+from ..training.toys import toy_pairs, word_tokenizer
 
 
 def test_runs_alternate_and_warm_up_is_not_counted() -> None:
@@ -57,3 +66,80 @@ def test_bad_input_is_one_sentence(wrong: list[str], capsys: Any) -> None:
     assert main(["bench", *wrong]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("genarm-hf: ") and "\n" not in error and "Traceback" not in error
+
+
+# ---------------------------------------------------------------------- training
+
+
+def test_pairs_have_the_lengths_of_hh() -> None:
+    pairs = hh_like_pairs(4000, vocab=100)
+    for name, (median, mean) in {"prompt_ids": (112, 145), "chosen_ids": (37, 54), "rejected_ids": (36, 52)}.items():
+        sizes = [len(pair[name]) for pair in pairs]
+        assert statistics.median(sizes) == pytest.approx(median, rel=0.1)
+        assert statistics.mean(sizes) == pytest.approx(mean, rel=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["plain loop", "TRL"])
+def test_what_is_compared_computes_the_same_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL with reference log-probabilities of zero, the plain loop and ours: one loss, or their times say nothing."""
+    pytest.importorskip("peft")
+    if name == "TRL":
+        pytest.importorskip("trl")
+    monkeypatch.setitem(SHAPES, "tiny", Shape(32, 2, 4, 48, 64))
+    pairs = hh_like_pairs(4, vocab=64)
+    losses = [build(system, "tiny", 4, torch.float32, "cpu")(pairs) for system in ("ARMTrainer", name)]
+    assert losses[0] != pytest.approx(0.693, abs=1e-3)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_train_reports_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    rows = list(train.bench_train([("1M", 2)], pairs=2, repeats=2))
+    assert [row["system"] for row in rows] == [
+        "ARMTrainer",
+        "ARMTrainer, grouped by length",
+        "plain loop",
+        "plain loop, grouped by length",
+    ]
+    assert all(row["pairs_per_second"] > 0 and row["of_trl"] is None for row in rows)
+    assert rows[2]["of_plain"]["median"] == 1.0 and rows[0]["memory_mb"] >= 0
+
+
+# ---------------------------------------------------------------------- what is learned
+
+
+def test_cross_validation_holds_every_pair_out_once() -> None:
+    """On the toy preference: a reward model learns it, words tell it, length does not."""
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("sklearn")
+    data = datasets.Dataset.from_list(toy_pairs(60))
+    training = {"learning_rate": 1e-2, "num_train_epochs": 8, "beta": 0.3, "per_device_train_batch_size": 8}
+    rows = {
+        row["system"]: row
+        for row in bench_preferences(data, lambda: (tiny(), word_tokenizer()), folds=3, training=training)
+    }
+    accuracy = {name: row["accuracy"]["value"] for name, row in rows.items()}
+    assert {row["accuracy"]["count"] for row in rows.values()} == {60}
+    assert accuracy["reward model"] > max(accuracy["before training"], 0.8)
+    assert accuracy["length alone"] == 0.5 and accuracy["bag of words"] > 0.95
+    assert len(rows["reward model"]["accuracy_of_folds"]) == 3
+
+
+def test_small_language_model_reads_its_texts() -> None:
+    pytest.importorskip("datasets")
+    texts = [f"the {animal} sat on the {thing} and was {mood}" for animal in ("cat", "dog") for thing in ("mat", "sofa")
+             for mood in ("glad", "sad", "tired")] * 16  # fmt: skip
+    model, tokenizer = small_language_model(texts, epochs=40)
+    ids = tokenizer("the cat sat on the mat and was glad", return_tensors="pt")["input_ids"]
+    assert ids[0, 0] == tokenizer.bos_token_id
+    assert model(ids, labels=ids).loss < 0.8 * math.log(len(tokenizer))
+
+
+def test_preferences_needs_data_and_one_start(capsys: Any) -> None:
+    from genarm_hf.cli import main
+
+    for wrong in (["preferences"], ["--data", "x", "preferences"], ["--data", "x", "--model", "y", "--texts", "z"]):
+        assert main(["bench", *wrong, *([] if "preferences" in wrong else ["preferences"])]) == 2
+        assert "either `--texts` or `--model`" in capsys.readouterr().err
