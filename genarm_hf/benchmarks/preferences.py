@@ -2,8 +2,8 @@
 
 Every pair is held out once, and no prompt is in both the training and the held-out part of a fold. The model is a small
 Llama with a tokenizer of its own, pretrained on other texts, or any model by name. Next to it stand the same model
-before training (what a language model prefers anyway), always preferring the longer or the shorter response, and a
-logistic regression on the words of the responses.
+before training (what a language model prefers anyway), the difference of the two, always preferring the longer or the
+shorter response, and a logistic regression on the words of the responses.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +49,7 @@ def bench_preferences(
     sizes: list[Array] = []
     for train, held_out in folds_by_prompt(data, folds, seed):
         before, after, lengths = _train_and_read(*make_model(), train, held_out, seed, training or {})
-        found = {"reward model": after, "before training": before}
+        found = {"reward model": after, "before training": before, "what training changed": after - before}
         found["length alone"] = _by_length(train, held_out)
         found["bag of words"] = _by_words(train, held_out)
         for name, values in found.items():
@@ -88,7 +88,8 @@ def _train_and_read(
         after = trainer.predict(held_out)
     rows = [tokenizer(list(held_out[name]), add_special_tokens=False)["input_ids"] for name in ("chosen", "rejected")]
     lengths = np.array([[len(ids) + 1.0 for ids in column] for column in rows]).T
-    return np.asarray(before.predictions), np.asarray(after.predictions), lengths
+    tokens = lengths if args.length_normalize else np.ones_like(lengths)
+    return np.asarray(before.predictions) / tokens, np.asarray(after.predictions) / tokens, lengths
 
 
 # ---------------------------------------------------------------------- baselines

@@ -12,6 +12,8 @@ from .parsing import UsageError
 
 COMMANDS = {
     "demo": "train a reward model on preference pairs, here and now, and watch it guide a frozen base model",
+    "train": "train a reward model on your own pairs: --model BASE --data SOURCE --objective NAME --output DIR",
+    "evaluate": "compare reward models with people on held-out preference pairs: --reward-model DIR --data SOURCE",
     "generate": "guide your own model: --model DIR --reward-model DIR --alpha 0.5 'prompt'",
     "bench": "time guided decoding on this machine",
 }

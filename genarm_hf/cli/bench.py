@@ -35,6 +35,10 @@ class BenchOptions:
     )
     model: str = field(default="", metadata={"help": "or a model to start from: folder or hub name", "metavar": "DIR"})
     folds: int = field(default=5, metadata={"help": "parts that are held out in turn", "metavar": "N"})
+    beta: float = field(default=0.05, metadata={"help": "inverse temperature of that training", "metavar": "B"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "its learning rate", "metavar": "LR"})
+    epochs: float = field(default=2.0, metadata={"help": "its passes over the pairs", "metavar": "N"})
+    length_normalize: bool = field(default=False, metadata={"help": "train and judge log-probabilities per token"})
     suite: str = field(init=False)
 
 
@@ -101,7 +105,19 @@ def _preference_rows(options: BenchOptions) -> Iterator[dict[str, Any]]:
             return load_base(options.model, "float32", options.device)
 
     with tqdm(total=options.folds, unit="fold", leave=False) as bar:
-        yield from bench_preferences(data, make, options.folds, progress=bar.update)
+        yield from bench_preferences(data, make, options.folds, training=_training(options), progress=bar.update)
+
+
+def _training(options: BenchOptions) -> dict[str, Any]:
+    return {
+        "beta": options.beta,
+        "learning_rate": options.learning_rate,
+        "num_train_epochs": options.epochs,
+        "length_normalize": options.length_normalize,
+        "per_device_train_batch_size": 16,
+        "max_tokens_per_batch": 4096,
+        "overlong_responses": "drop",
+    }
 
 
 def _rows(options: BenchOptions) -> Iterator[dict[str, Any]]:

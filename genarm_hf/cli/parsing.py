@@ -1,14 +1,20 @@
 """Command lines into dataclasses: transformers' `HfArgumentParser` with the habits of a Unix command.
 
-Options are written with hyphens, flags take no value, an option given twice is a list, and bad input raises
-[`UsageError`] instead of ending the process.
+Options are written with hyphens, flags take no value (where a text may follow them), an option given twice is a list,
+and bad input raises [`UsageError`] instead of ending the process.
 """
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import Field
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
+
+_YES_OR_NO = "yes|no"
 
 
 class UsageError(ValueError):
@@ -30,27 +36,54 @@ class CommandParser(HfArgumentParser):
         command: the subcommand's name.
         description: what it does.
         positional: `(name, help)` of the argument without an option's name, a field of the dataclass with `init=False`.
+        usage: the first line of the help. None: all options.
     """
 
     def __init__(
-        self, options: type, command: str, description: str, positional: tuple[str, str] | None = None
+        self,
+        options: type,
+        command: str,
+        description: str,
+        positional: tuple[str, str] | None = None,
+        usage: str | None = None,
     ) -> None:
         formatter = {"formatter_class": _HelpFormatter, "allow_abbrev": False}
-        super().__init__(options, prog=f"genarm-hf {command}", description=description, **formatter)
         self.positional = positional
+        super().__init__(options, prog=f"genarm-hf {command}", description=description, usage=usage, **formatter)
         if positional is not None:
             super().add_argument(positional[0], help=positional[1])
 
     def add_argument(self, *names: str, **kwargs: Any) -> Any:
         """Add an option under its hyphenated name; flags and repeatable options do not swallow what follows them."""
-        if kwargs.get("const") is True:
+        if kwargs.get("const") is True and self.positional is None:
+            kwargs.setdefault("metavar", _YES_OR_NO)
+        elif kwargs.get("const") is True:
             kwargs = {"action": "store_true", "help": kwargs.get("help")}
         elif kwargs.get("action") == "append":
             kwargs.pop("nargs", None)
         return super().add_argument(*[name for name in names if "_" not in name], **kwargs)
 
+    def add_fields(self, title: str, fields: Iterable[Field]) -> None:
+        """Add options of another dataclass, in a part of the help of their own.
+
+        Args:
+            title: of that part.
+            fields: of the dataclass, with their types (and not the types' names).
+        """
+        group = _Hyphenated(self.add_argument_group(title))
+        for field in fields:
+            self._parse_dataclass_field(group, field)  # type: ignore[arg-type]
+
     def parse(self, argv: Sequence[str]) -> Any:
         """The options of a command line.
+
+        Raises:
+            UsageError: it is not one of this command.
+        """
+        return self.parse_all(argv)[0]
+
+    def parse_all(self, argv: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+        """The options of a command line, and those of `add_fields` by name.
 
         Raises:
             UsageError: it is not one of this command.
@@ -65,11 +98,67 @@ class CommandParser(HfArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         if self.positional is not None:
             setattr(options, self.positional[0], getattr(extra[0], self.positional[0]))
-        return options
+        return options, vars(extra[0]) if extra else {}
+
+    def written_out(self, path: str) -> list[str]:
+        """A yaml file with an option's name and value in each line, as arguments of a command line.
+
+        Raises:
+            UsageError: it is not there, is no such file, or names an option that this command does not have.
+        """
+        known = {action.dest: action for action in self._actions if action.option_strings and action.nargs != 0}
+        arguments: list[str] = []
+        for key, value in _read_yaml(path).items():
+            action = known.get(str(key).replace("-", "_"))
+            if action is None:
+                close = get_close_matches(str(key), known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else f" (see `{self.prog} --help`)."
+                raise UsageError(f"`--config` {path!r}: {str(key)!r} is no option of this command{hint}")
+            arguments += _as_arguments(action, value)
+        return arguments
 
     def error(self, message: str) -> NoReturn:
         """Argparse's complaints, as errors of ours."""
         raise UsageError(f"{self.prog.split()[-1]}: {message} (see `{self.prog} --help`).")
+
+
+class _Hyphenated:
+    """A part of the help whose options are written with hyphens too."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def add_argument(self, *names: str, **kwargs: Any) -> Any:
+        """Add an option; where it says nothing else, its value is shown by its type and not by its own name again."""
+        if kwargs.get("const") is True:
+            kwargs.setdefault("metavar", _YES_OR_NO)
+        elif "choices" not in kwargs and "action" not in kwargs:
+            kwargs.setdefault("metavar", getattr(kwargs.get("type"), "__name__", "value").upper())
+        return self._group.add_argument(*[name for name in names if "_" not in name], **kwargs)
+
+
+def _read_yaml(path: str) -> dict[Any, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"`--config` {path!r} could not be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"`--config` {path!r} must hold lines like `learning_rate: 1e-4`.")
+    return content
+
+
+def _as_arguments(action: argparse.Action, value: Any) -> list[str]:
+    """An option with its value, as one would type it."""
+    name = action.option_strings[0]
+    if value is None:
+        return []
+    if isinstance(value, list) and action.nargs in ("+", "*"):
+        return [name, *map(str, value)]
+    if isinstance(value, (list, dict)):
+        return [f"{name}={json.dumps(value)}"]
+    return [f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
 
 
 def spread_numbers(argv: Sequence[str], name: str) -> list[str]:

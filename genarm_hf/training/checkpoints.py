@@ -7,6 +7,8 @@ is written to a folder of another name and moved into place when it is complete.
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from ..adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, active_adapter
 from ..configuration_genarm import GenARMConfig
 from ..loading import INDEX
-from ..model_card import CARD, write_model_card
+from ..model_card import CARD, RECORD, write_model_card
 from ..saving import stale_weights
 
 UNFINISHED = "_unfinished_save"
-"""Folder of what is being saved, in the one it will be moved to. The `Trainer` uploads nothing with such a first letter."""
+"""Folder of what is being saved, in the one it will be moved to. The `Trainer` uploads no name that starts so."""
 
 _MODEL = "model"
 _REPLACED = "replaced"
@@ -62,11 +64,13 @@ class WholeSaves(Trainer):
         stale_weights(target, is_adapter=active_adapter(self.accelerator.unwrap_model(self.model)) is not None)
         self._clear(target)
         staged = target / UNFINISHED / _MODEL
-        if self.args.should_save and (target / CARD).is_file():
+        if self.args.should_save:
             staged.mkdir(parents=True)
-            shutil.copyfile(target / CARD, staged / CARD)  # people's words in it are kept
-        self._whole_state_dict()
-        super().save_model(str(staged), _internal_call=True)
+            for name in (CARD, RECORD):  # people's words are kept, and how these weights came about, if they are these
+                if (target / name).is_file():
+                    shutil.copyfile(target / name, staged / name)
+        with self._whole_state_dict():
+            super().save_model(str(staged), _internal_call=True)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             _write_card(staged, target)
@@ -125,11 +129,19 @@ class WholeSaves(Trainer):
         if best == name or (directory / best).is_dir():
             self.state.best_model_checkpoint = str(directory / best)
 
-    def _whole_state_dict(self) -> None:
+    @contextmanager
+    def _whole_state_dict(self) -> Iterator[None]:
         """Sharded training that saves shards in checkpoints gathers the whole model for its final place."""
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if plugin is not None and "FULL_STATE_DICT" not in str(plugin.state_dict_type):
-            plugin.set_state_dict_type("FULL_STATE_DICT")
+        if plugin is None or "SHARDED" not in str(plugin.state_dict_type):
+            yield
+            return
+        kind = plugin.state_dict_type
+        plugin.set_state_dict_type("FULL_STATE_DICT")
+        try:
+            yield
+        finally:
+            plugin.set_state_dict_type(kind)
 
 
 def _write_card(staged: Path, place: Path) -> None:
@@ -174,7 +186,7 @@ def _finish_moving(target: Path) -> None:
     names = json.loads((unfinished / _MOVING).read_text(encoding="utf-8"))
     for name in names:
         if (unfinished / _MODEL / name).exists():
-            (target / name).parent.mkdir(exist_ok=True)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(unfinished / _MODEL / name, target / name)
     if names:
         for file in [file for pattern in _WEIGHTS for file in target.glob(pattern) if file.name not in names]:

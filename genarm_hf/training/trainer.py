@@ -201,10 +201,22 @@ class ARMTrainer(WholeSaves):
         Dividing by this number makes gradient accumulation exact, even where a last micro-batch is smaller.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        pairs = sum(len(batch["order"]) for batch in batches)
+        if batches:
+            self._mark_copies(batches[-1])
+        pairs = sum(len(batch["order"]) - _count_copies(batch) for batch in batches)
         if self.accelerator.num_processes > 1:
             return batches, self.accelerator.gather(torch.tensor(pairs, device=device)).sum()
         return batches, pairs
+
+    def _mark_copies(self, batch: dict[str, Any]) -> None:
+        """Where a last batch has too few pairs for all processes, some get pairs again; these weigh nothing."""
+        state, rows = self.accelerator.gradient_state, len(batch["order"])
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return
+        own = max(state.remainder - rows * self.accelerator.process_index, 0)
+        sizes = [len(part["response_lengths"]) for part in batch["parts"]]
+        for part, copies in zip(batch["parts"], (batch["order"] >= own).split(sizes), strict=True):
+            part["copy"] = copies
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -225,7 +237,7 @@ class ARMTrainer(WholeSaves):
             return parts
         count = self.accelerator.gather(torch.tensor(len(parts), device=self.args.device)).max()
         smallest = min(parts, key=lambda part: part["input_ids"].numel())
-        blank = smallest | {"weight": torch.zeros(len(smallest["response_lengths"]))}
+        blank = smallest | {"copy": torch.ones(len(smallest["response_lengths"]), dtype=torch.bool)}
         return parts + [blank] * (int(count) - len(parts))
 
     def compute_loss(
@@ -247,7 +259,8 @@ class ARMTrainer(WholeSaves):
         losses = torch.cat([loss for loss, _ in figures])
         seen = torch.cat([figure for _, figure in figures])
         if model.training:
-            self._seen.update(seen)
+            for part, (_, figure) in zip(inputs["parts"], figures, strict=True):
+                self._seen.update(figure[~part["copy"]] if "copy" in part else figure)
         if num_items_in_batch is None:
             loss = losses.mean()
         else:
@@ -264,6 +277,8 @@ class ARMTrainer(WholeSaves):
         smoothing = self.args.preference_label_smoothing
         losses = preference_loss(chosen, rejected, self.args.beta, margin, smoothing, self.args.loss_type)
         losses = losses * part.get("weight", 1.0)
+        if "copy" in part:
+            losses = losses.masked_fill(part["copy"], 0.0)
         chosen, rejected = rewards.detach().unbind(-1)
         above = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
         columns = [losses.detach(), above, self.args.beta * (chosen - rejected), *logps.detach().unbind(-1)]
@@ -348,6 +363,11 @@ class ARMTrainer(WholeSaves):
             seconds=seconds[-1] if seconds else None,
             held_out=summary.to_dict() if summary is not None and step == self.state.global_step else None,
         )
+
+
+def _count_copies(batch: dict[str, Any]) -> int:
+    """How many pairs of a batch only keep a process in step with the others."""
+    return sum(int(part["copy"].sum()) for part in batch["parts"] if "copy" in part)
 
 
 class _PairMeans:

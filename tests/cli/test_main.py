@@ -28,7 +28,7 @@ def test_every_command_has_help(capsys, command):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["dance"], "'dance' is not a command; the commands are demo, generate, bench"),
+        (["dance"], f"'dance' is not a command; the commands are {', '.join(COMMANDS)}"),
         (["demo", "--objective", "rude"], "invalid choice: 'rude'"),
         (["demo", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["demo", "--pairs", "many"], "argument --pairs"),

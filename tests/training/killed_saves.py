@@ -1,8 +1,8 @@
 """Trains, saves, and kills itself with SIGKILL at every single step of a save: run by test_checkpoints.py.
 
 Each attempt is a forked child that dies at the k-th file that is opened for writing, renamed or removed while it saves,
-for every STRIDE-th k from the last. Weights and optimizer are written by native code that Python does not see: of those,
-half a file is written.
+for every STRIDE-th k from the last. Native code writes weights and optimizer where Python does not see it: half
+a file is left of those.
 
     python -m tests.training.killed_saves DIRECTORY adapter|full STRIDE
 """

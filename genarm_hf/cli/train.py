@@ -1,0 +1,410 @@
+"""`genarm-hf train`: a reward model from preference pairs, on one process or as many as a launcher starts."""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+
+from ..model_card import RECORD
+from .loading import load_tokenizer, quiet
+from .parsing import CommandParser, UsageError
+from .text import table
+
+if TYPE_CHECKING:
+    from ..training import ARMTrainer, ARMTrainingArguments
+
+_PAIRS_A_STEP = 32  # of the paper
+_LEARNING_RATE, _FULL_LEARNING_RATE = 5e-4, 5e-7
+_OURS = {"output_dir", "do_train", "do_eval", "do_predict"}  # options of the Trainer that this command sets itself
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+_LONGEST_PROMPT = 80  # characters of a prompt that is shown in a command to try
+
+
+@dataclass
+class TrainOptions:
+    """What may be asked for, beside the options of `ARMTrainingArguments`."""
+
+    model: str = field(metadata={"help": "the base model: folder or hub name", "metavar": "BASE"})
+    data: str = field(
+        metadata={
+            "help": "preference pairs: hub name, or json, jsonl(.gz), parquet or csv file",
+            "metavar": "SOURCE",
+        }
+    )
+    output: str = field(metadata={"help": "folder for the reward model and its checkpoints", "metavar": "DIR"})
+    config: str | None = field(
+        default=None,
+        metadata={"help": "yaml file with these options; those of the command line win", "metavar": "FILE"},
+    )
+    eval_data: str | None = field(default=None, metadata={"help": "pairs to hold out", "metavar": "SOURCE"})
+    eval_size: float = field(
+        default=0.1,
+        metadata={"help": "else: share of the pairs to hold out, by prompt; 0: none", "metavar": "X"},
+    )
+    split: str | None = field(default=None, metadata={"help": "split of the data, such as train", "metavar": "S"})
+    max_pairs: int | None = field(default=None, metadata={"help": "only the first N pairs", "metavar": "N"})
+    skip_bad_rows: bool = field(default=False, metadata={"help": "leave bad rows out and say how many"})
+    lora_r: int = field(default=8, metadata={"help": "rank of the adapter", "metavar": "R"})
+    lora_alpha: int = field(default=16, metadata={"help": "scale of the adapter, times its rank", "metavar": "A"})
+    lora_dropout: float = field(default=0.05, metadata={"help": "dropout before the adapter", "metavar": "P"})
+    target_modules: str = field(
+        default="all-linear",
+        metadata={"help": "modules to adapt: names with commas between, or all-linear", "metavar": "M,M"},
+    )
+    full: bool = field(default=False, metadata={"help": "train all weights instead of an adapter"})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "precision of the weights; auto: as stored, float32 with --full"}
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "hold the base in 4 bits under the adapter (QLoRA, needs bitsandbytes)"}
+    )
+    resume: bool = field(default=False, metadata={"help": "go on from the last complete checkpoint in DIR"})
+    overwrite: bool = field(
+        default=False, metadata={"help": "train into a DIR that is not empty; its checkpoints are removed"}
+    )
+    training: dict[str, Any] = field(init=False)
+
+
+class TrainParser(CommandParser):
+    """The options of this command, those of `ARMTrainingArguments`, and a yaml file with any of them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TrainOptions,
+            "train",
+            "Train an autoregressive reward model on preference pairs: a LoRA adapter on all linear layers, with the "
+            "settings of the paper (arXiv 2410.08193).",
+            usage="genarm-hf train --model BASE --data SOURCE --objective NAME --output DIR [options]",
+        )
+        own, rest = _training_fields()
+        self.add_fields("training a reward model", own)
+        self.add_fields("all options of transformers' TrainingArguments", rest)
+        self.set_defaults(**_defaults())
+
+    def parse(self, argv: Sequence[str]) -> TrainOptions:
+        """As in [`CommandParser`]; options may be spelled with underscores too, as scripts of transformers do."""
+        argv = [_hyphenated(token) for token in argv]
+        config = _value_of("--config", argv)
+        options, training = self.parse_all(argv if config is None else [*self.written_out(config), *argv])
+        options.training = training
+        return options
+
+
+def _training_fields() -> tuple[list[Field], list[Field]]:
+    """Options of `ARMTrainingArguments`: its own, and what it has from `TrainingArguments`."""
+    from transformers import TrainingArguments
+
+    from ..training import ARMTrainingArguments
+
+    types, theirs = get_type_hints(ARMTrainingArguments), {entry.name for entry in fields(TrainingArguments)}
+    found = [entry for entry in fields(ARMTrainingArguments) if entry.init and entry.name not in _OURS]
+    for entry in found:
+        entry.type = types[entry.name]
+    own = {"learning_rate", "lr_scheduler_type", "num_train_epochs", "per_device_train_batch_size", "seed"}
+    is_own = [entry.name in own or entry.name not in theirs for entry in found]
+    return (
+        [entry for entry, mine in zip(found, is_own, strict=True) if mine],
+        [entry for entry, mine in zip(found, is_own, strict=True) if not mine],
+    )
+
+
+def _defaults() -> dict[str, Any]:
+    """Where this command, which people watch, differs from `ARMTrainingArguments`. None: what depends on others."""
+    return {
+        "learning_rate": None,
+        "per_device_train_batch_size": None,
+        "max_tokens_per_batch": 4096,
+        "save_total_limit": 2,
+        "hub_strategy": "end",
+        "disable_tqdm": None,
+    }
+
+
+def _hyphenated(token: str) -> str:
+    name, equals, value = token.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else token
+
+
+def _value_of(name: str, argv: Sequence[str]) -> str | None:
+    """The value of an option, before the others are known."""
+    for place, token in enumerate(argv):
+        if token.startswith(f"{name}="):
+            return token.partition("=")[2]
+        if token == name and place + 1 < len(argv):
+            return argv[place + 1]
+    return None
+
+
+def parser() -> TrainParser:
+    """The command line of `genarm-hf train`."""
+    return TrainParser()
+
+
+def run(options: TrainOptions) -> None:
+    """Read the data, train, save, and say how good it is."""
+    _check(options)
+    arguments = _arguments(options)
+    with quiet():
+        tokenizer = load_tokenizer("--model", options.model)
+        pairs, held_out = _data(options, arguments)
+        _say(arguments, f"{len(pairs)} pairs to train on, {len(held_out or [])} held out.")
+        trainer = _trainer(options, arguments, tokenizer, pairs, held_out)
+        _say(arguments, _what_is_trained(trainer))
+        started = time.perf_counter()
+        trainer.train(resume_from_checkpoint=_checkpoint(options, arguments))
+        seconds = time.perf_counter() - started
+        if arguments.should_save:
+            Path(options.output, RECORD).unlink(missing_ok=True)  # of an earlier run
+        trainer.save_model()
+        summary = None if held_out is None else _judge(trainer)
+        if trainer.is_world_process_zero():
+            _write_record(options, trainer, pairs, summary, seconds)
+            _report(options, summary, held_out)
+        if arguments.push_to_hub:
+            trainer.push_to_hub()
+
+
+# ---------------------------------------------------------------------- before anything is loaded
+
+
+def _check(options: TrainOptions) -> None:
+    """Everything that can be wrong before data and models are loaded."""
+    training = options.training
+    _at_least("lora_r", options.lora_r, 1)
+    _at_least("lora_alpha", options.lora_alpha, 1)
+    _at_least("max_pairs", options.max_pairs, 1)
+    if not 0 <= options.lora_dropout < 1:
+        raise UsageError(f"`--lora-dropout` must be at least 0 and below 1, got {options.lora_dropout}.")
+    if not 0 <= options.eval_size < 1:
+        raise UsageError(f"`--eval-size` must be a share of at least 0 and below 1, got {options.eval_size}.")
+    rate = training["learning_rate"]
+    if rate is not None and not 0 <= rate < float("inf"):
+        raise UsageError(f"`--learning-rate` must be a number of at least 0, got {rate}.")
+    if options.full and options.load_in_4bit:
+        raise UsageError("`--full` trains all weights, and weights of `--load-in-4bit` cannot be trained. Drop one.")
+    if options.load_in_4bit:
+        _require_bitsandbytes()
+    _check_output(options, training["resume_from_checkpoint"])
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and value < least:
+        raise UsageError(f"`--{name.replace('_', '-')}` must be at least {least}, got {value}.")
+
+
+def _require_bitsandbytes() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise UsageError("`--load-in-4bit` needs bitsandbytes: pip install bitsandbytes.")
+
+
+def _check_output(options: TrainOptions, checkpoint: str | None) -> None:
+    path = Path(options.output)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"`--output` must be a folder, and {options.output!r} is a file.")
+    if checkpoint is not None and not Path(checkpoint).is_dir():
+        raise UsageError(f"`--resume-from-checkpoint`: there is no folder {checkpoint!r}.")
+    if options.resume and options.overwrite:
+        raise UsageError("`--resume` goes on and `--overwrite` starts anew. Choose one.")
+    if path.is_dir() and any(path.iterdir()) and not (options.resume or options.overwrite or checkpoint):
+        raise UsageError(
+            f"`--output` {options.output!r} is not empty. Go on with `--resume`, start anew with `--overwrite`, or "
+            "name another folder."
+        )
+
+
+def _arguments(options: TrainOptions) -> "ARMTrainingArguments":
+    """The options of the `Trainer`; those that depend on others filled in."""
+    from ..training import ARMTrainingArguments
+
+    training = dict(options.training)
+    if training["learning_rate"] is None:
+        training["learning_rate"] = _FULL_LEARNING_RATE if options.full else _LEARNING_RATE
+    if training["per_device_train_batch_size"] is None:
+        share = int(os.environ.get("WORLD_SIZE", 1)) * training["gradient_accumulation_steps"]
+        training["per_device_train_batch_size"] = max(1, _PAIRS_A_STEP // share)
+    if training["disable_tqdm"] is None:
+        training["disable_tqdm"] = not sys.stderr.isatty()
+    return ARMTrainingArguments(output_dir=options.output, **training)
+
+
+def _say(arguments: "ARMTrainingArguments", text: str) -> None:
+    """Print, on one process of all."""
+    if arguments.process_index == 0:
+        print(text, flush=True)
+
+
+# ---------------------------------------------------------------------- what is trained on what
+
+
+def _data(options: TrainOptions, arguments: "ARMTrainingArguments") -> tuple[Any, Any]:
+    """Pairs to train on, and pairs held out or None."""
+    import datasets
+
+    from ..training.preferences import load_preferences, split_by_prompt
+
+    if arguments.disable_tqdm or arguments.process_index > 0:
+        datasets.disable_progress_bars()
+
+    def load(source: str, split: str | None) -> Any:
+        # one process reads, and the others find what it has cached
+        with arguments.main_process_first(desc="reading the data"):
+            return load_preferences(source, arguments.objective, split=split, skip_bad_rows=options.skip_bad_rows)
+
+    pairs = load(options.data, options.split)
+    if options.max_pairs is not None:
+        pairs = pairs.select(range(min(options.max_pairs, len(pairs))))
+    if options.eval_data is not None:
+        return pairs, load(options.eval_data, None)
+    return split_by_prompt(pairs, options.eval_size, arguments.seed) if options.eval_size else (pairs, None)
+
+
+def _trainer(
+    options: TrainOptions, arguments: "ARMTrainingArguments", tokenizer: Any, pairs: Any, held_out: Any
+) -> "ARMTrainer":
+    from ..adapters import active_adapter
+    from ..training import ARMTrainer
+
+    model, peft_config = _model(options, arguments), None
+    if not options.full and active_adapter(model.backbone) is None:
+        peft_config = _lora(options)
+    if options.load_in_4bit:
+        model, peft_config = _quantized_with_adapter(model, peft_config), None
+    if options.overwrite and arguments.should_save:
+        for checkpoint in _checkpoints(options.output):
+            shutil.rmtree(checkpoint)
+    return ARMTrainer(model, arguments, pairs, held_out, tokenizer, peft_config)
+
+
+def _model(options: TrainOptions, arguments: "ARMTrainingArguments") -> Any:
+    """What to start from: a plain causal LM, or a reward model to train further."""
+    import torch
+
+    from ..modeling_genarm import AutoregressiveRewardModel
+    from .loading import _load
+
+    # adapters keep the base's stored precision; weights that are trained themselves need float32
+    dtype = "float32" if options.full and options.dtype == "auto" else options.dtype
+    loading: dict[str, Any] = {"dtype": dtype}
+    if options.load_in_4bit:
+        from transformers import BitsAndBytesConfig
+
+        compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+        quantization = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        loading["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_compute_dtype=compute, **quantization
+        )
+        loading["device_map"] = {"": arguments.device}
+    name = options.model
+    return _load("--model", name, lambda: AutoregressiveRewardModel.from_pretrained(name, **loading))
+
+
+def _lora(options: TrainOptions) -> Any:
+    from peft import LoraConfig
+
+    modules = [name.strip() for name in options.target_modules.split(",")]
+    return LoraConfig(
+        r=options.lora_r,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules="all-linear" if modules == ["all-linear"] else modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _quantized_with_adapter(arm: Any, peft_config: Any) -> Any:
+    """QLoRA (arXiv 2305.14314): the adapter is put in here, since quantised weights cannot be shared by two models."""
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    if peft_config is None:
+        return arm
+    backbone = prepare_model_for_kbit_training(arm.backbone, use_gradient_checkpointing=False)
+    return get_peft_model(backbone, peft_config)
+
+
+def _what_is_trained(trainer: "ARMTrainer") -> str:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in trainer.model.parameters()]
+    trained, total = sum(size for size, grad in sizes if grad), sum(size for size, _ in sizes)
+    return f"Training {trained:,} of {total:,} parameters on {trainer.args.world_size} process(es)."
+
+
+def _checkpoints(directory: str) -> Iterator[Path]:
+    path = Path(directory)
+    return (entry for entry in (path.iterdir() if path.is_dir() else ()) if _CHECKPOINT.fullmatch(entry.name))
+
+
+def _checkpoint(options: TrainOptions, arguments: "ARMTrainingArguments") -> bool | str | None:
+    """What `Trainer.train` is to go on from."""
+    if arguments.resume_from_checkpoint is not None:
+        return arguments.resume_from_checkpoint
+    if options.resume and not any(_checkpoints(options.output)):
+        _say(arguments, f"No checkpoint in {options.output}: starting from the beginning.")
+        return None
+    return options.resume or None
+
+
+# ---------------------------------------------------------------------- what came of it
+
+
+def _judge(trainer: "ARMTrainer") -> Any:
+    """How well held-out pairs are ranked; every process takes part."""
+    from ..training.metrics import preference_summary
+
+    rows = trainer.eval_dataset
+    # the Trainer logs the averages of an evaluation; here the rewards themselves are needed
+    logps = trainer.predict(rows).predictions
+    lengths = [[len(row[f"{kind}_ids"]) for row in rows] for kind in ("chosen", "rejected")]
+    rewards = [logps[:, 0], logps[:, 1]]
+    if getattr(trainer.args, "length_normalize", False):
+        rewards = [reward / length for reward, length in zip(rewards, lengths, strict=True)]
+    return preference_summary(*rewards, *lengths, beta=trainer.args.beta)
+
+
+def _write_record(options: TrainOptions, trainer: "ARMTrainer", pairs: Any, summary: Any, seconds: float) -> None:
+    """Tell in the model card how the model came about."""
+    from ..configuration_genarm import GenARMConfig
+    from ..model_card import write_model_card
+    from ..training.preferences import fingerprint
+    from ..training.record import training_record
+
+    configs = getattr(trainer.model, "peft_config", {})
+    record = training_record(
+        trainer.args,
+        data=options.data,
+        pairs=len(pairs),
+        fingerprint=fingerprint(pairs),
+        adapter=next(iter(configs.values()), None),
+        seconds=seconds,
+        held_out=None if summary is None else summary.to_dict(),
+        held_out_data=options.eval_data,
+    )
+    config = GenARMConfig.from_pretrained(options.output)
+    write_model_card(config, Path(options.output), repo_id=trainer.args.hub_model_id, training=record)
+
+
+def _report(options: TrainOptions, summary: Any, held_out: Any) -> None:
+    """Held-out numbers, and the command to try next."""
+    from .evaluate import rows
+
+    if summary is not None:
+        report = {"pairs": len(held_out), "dropped": 0, **summary.to_dict()}
+        print("\n" + table(["held out", options.output], rows([report])))
+    prompt = _short_prompt(held_out)
+    command = ["genarm-hf", "generate", "--model", options.model, "--reward-model", options.output, "--alpha", "1"]
+    print(f"\nSaved to {options.output}. Try it:\n\n  {shlex.join([*command, *prompt])}")
+
+
+def _short_prompt(held_out: Any) -> list[str]:
+    """A prompt that fits on a command line, as arguments."""
+    prompts = (row["prompt"] for row in held_out or ())
+    texts = (prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts)
+    fitting = (text for text in texts if text.strip() and len(text) <= _LONGEST_PROMPT and text.isprintable())
+    prompt = next(fitting, "Hello")
+    return ["--", prompt] if prompt.startswith("-") else [prompt]
