@@ -5,13 +5,11 @@ import re
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from ..model_card import RECORD
 from .loading import load_tokenizer, quiet
 from .parsing import CommandParser, UsageError
 from .text import table
@@ -156,16 +154,13 @@ def run(options: TrainOptions) -> None:
         _say(arguments, f"{len(pairs)} pairs to train on, {len(held_out or [])} held out.")
         trainer = _trainer(options, arguments, tokenizer, pairs, held_out)
         _say(arguments, _what_is_trained(trainer))
-        started = time.perf_counter()
         trainer.train(resume_from_checkpoint=_checkpoint(options, arguments))
-        seconds = time.perf_counter() - started
-        if arguments.should_save:
-            Path(options.output, RECORD).unlink(missing_ok=True)  # of an earlier run
         trainer.save_model()
-        summary = None if held_out is None else _judge(trainer)
+        if held_out is not None:
+            trainer.predict(trainer.eval_dataset)  # as `evaluate`, but without logging
+            trainer.create_model_card()
         if trainer.is_world_process_zero():
-            _write_record(options, trainer, pairs, summary, seconds)
-            _report(options, summary, held_out)
+            _report(options, trainer.held_out, held_out)
         if arguments.push_to_hub:
             trainer.push_to_hub()
 
@@ -280,7 +275,9 @@ def _trainer(
     if options.overwrite and arguments.should_save:
         for checkpoint in _checkpoints(options.output):
             shutil.rmtree(checkpoint)
-    return ARMTrainer(model, arguments, pairs, held_out, tokenizer, peft_config)
+    trainer = ARMTrainer(model, arguments, pairs, held_out, tokenizer, peft_config)
+    trainer.data_source, trainer.held_out_source = options.data, options.eval_data
+    return trainer
 
 
 def _model(options: TrainOptions, arguments: "ARMTrainingArguments") -> Any:
@@ -351,42 +348,6 @@ def _checkpoint(options: TrainOptions, arguments: "ARMTrainingArguments") -> boo
 
 
 # ---------------------------------------------------------------------- what came of it
-
-
-def _judge(trainer: "ARMTrainer") -> Any:
-    """How well held-out pairs are ranked; every process takes part."""
-    from ..training.metrics import preference_summary
-
-    rows = trainer.eval_dataset
-    # the Trainer logs the averages of an evaluation; here the rewards themselves are needed
-    logps = trainer.predict(rows).predictions
-    lengths = [[len(row[f"{kind}_ids"]) for row in rows] for kind in ("chosen", "rejected")]
-    rewards = [logps[:, 0], logps[:, 1]]
-    if getattr(trainer.args, "length_normalize", False):
-        rewards = [reward / length for reward, length in zip(rewards, lengths, strict=True)]
-    return preference_summary(*rewards, *lengths, beta=trainer.args.beta)
-
-
-def _write_record(options: TrainOptions, trainer: "ARMTrainer", pairs: Any, summary: Any, seconds: float) -> None:
-    """Tell in the model card how the model came about."""
-    from ..configuration_genarm import GenARMConfig
-    from ..model_card import write_model_card
-    from ..training.preferences import fingerprint
-    from ..training.record import training_record
-
-    configs = getattr(trainer.model, "peft_config", {})
-    record = training_record(
-        trainer.args,
-        data=options.data,
-        pairs=len(pairs),
-        fingerprint=fingerprint(pairs),
-        adapter=next(iter(configs.values()), None),
-        seconds=seconds,
-        held_out=None if summary is None else summary.to_dict(),
-        held_out_data=options.eval_data,
-    )
-    config = GenARMConfig.from_pretrained(options.output)
-    write_model_card(config, Path(options.output), repo_id=trainer.args.hub_model_id, training=record)
 
 
 def _report(options: TrainOptions, summary: Any, held_out: Any) -> None:

@@ -106,7 +106,9 @@ class ARMTrainer(WholeSaves):
         backbone, origin = _open(model, peft_config)
         backbone = _trainable(backbone, args, peft_config)
         self._origin, self._encode = origin, _pair_tokenizer(processing_class, backbone, origin, args)
-        self.data_source: str | None = None  # where the pairs came from, for the model card; whoever knows may say
+        # where the pairs came from, for the model card; whoever knows may say
+        self.data_source: str | None = None
+        self.held_out_source: str | None = None
         self._texts, self._fingerprint = train_dataset, ""
         config = unwrap(backbone).config
         use_cache = getattr(config, "use_cache", True)
@@ -139,6 +141,12 @@ class ARMTrainer(WholeSaves):
         arm = self._wrap(self.accelerator.unwrap_model(self.model))
         return arm.eval()
 
+    @property
+    def held_out(self) -> PreferenceSummary | None:
+        """What the last evaluation found, if the weights are still those that it was of."""
+        step, summary = self._held_out or (None, None)
+        return summary if step == self.state.global_step else None
+
     def _wrap(self, backbone: nn.Module) -> AutoregressiveRewardModel:
         """Read a backbone as a reward model with the options it was trained with."""
         return AutoregressiveRewardModel.from_backbone(
@@ -162,7 +170,8 @@ class ARMTrainer(WholeSaves):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the reward model's card; the `Trainer` asks for one before it pushes to the hub."""
         if self.is_world_process_zero():
-            write_model_card(self.reward_model.config, Path(self.args.output_dir), repo_id=self.hub_model_id)
+            config, directory = self.reward_model.config, Path(self.args.output_dir)
+            write_model_card(config, directory, repo_id=self.hub_model_id, training=self._record())
 
     # ------------------------------------------------------------------ what goes in
 
@@ -348,10 +357,9 @@ class ARMTrainer(WholeSaves):
         return dict(zip(METRICS, figures.mean(0).tolist(), strict=False)) | flat(summary)
 
     def _record(self) -> TrainingRecord:
-        """How the weights came about; what was found of the weights at another step is left out."""
+        """How the weights came about."""
         if self._texts is not None and not self._fingerprint:
             self._fingerprint = fingerprint(self._texts)  # of the texts, and once
-        step, summary = self._held_out or (None, None)
         seconds = [log["train_runtime"] for log in self.state.log_history if "train_runtime" in log]
         found = active_adapter(self.accelerator.unwrap_model(self.model))
         return training_record(
@@ -361,7 +369,8 @@ class ARMTrainer(WholeSaves):
             fingerprint=self._fingerprint or None,
             adapter=found[1] if found is not None else None,
             seconds=seconds[-1] if seconds else None,
-            held_out=summary.to_dict() if summary is not None and step == self.state.global_step else None,
+            held_out=self.held_out.to_dict() if self.held_out is not None else None,
+            held_out_data=self.held_out_source,
         )
 
 
