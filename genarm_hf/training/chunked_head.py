@@ -103,7 +103,9 @@ def token_logprobs_from_hidden(
     if not len(hidden) or not _is_plain_linear(head):
         return _by_calling(hidden, targets, head, transform, chunk)
     dtype = _compute_dtype(hidden)
-    weight, bias = head.weight, head.bias
+    weight: Any = head.weight
+    bias: Any = head.bias
+    hidden, targets = hidden.to(weight.device), targets.to(weight.device)
     trained = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (weight, bias))
     function: Any = _Recomputed if trained else _OnePass
     with torch.autocast(hidden.device.type, enabled=False):
@@ -136,7 +138,7 @@ def _is_plain_linear(head: nn.Module) -> bool:
 def _by_calling(hidden: Tensor, targets: Tensor, head: nn.Module, transform: LogitTransform, chunk: int) -> Tensor:
     def logprobs(states: Tensor, ids: Tensor) -> Tensor:
         logits = transform(_upcast(head(states)))
-        return logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(-1)
+        return logits.gather(-1, ids[:, None].to(logits.device)).squeeze(-1) - logits.logsumexp(-1)
 
     parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
     return torch.cat([checkpoint(logprobs, *part, use_reentrant=False) for part in parts])

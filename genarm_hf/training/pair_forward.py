@@ -101,8 +101,10 @@ class PairForward:
         output = self.causal_lm.base_model(
             input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **positions
         )
-        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, predict_at)
-        return token_logprobs_from_hidden(hidden, targets, self.causal_lm.get_output_embeddings(), self._transform)
+        hidden = output.last_hidden_state.flatten(0, 1)  # which may be on another device, where a model is on several
+        hidden = hidden.index_select(0, predict_at.to(hidden.device))
+        head = self.causal_lm.get_output_embeddings()
+        return token_logprobs_from_hidden(hidden, targets, head, self._transform).to(targets.device)
 
     def _mask(self, part: Mapping[str, Tensor]) -> Any:
         if not self.method.share_prompts:
@@ -244,7 +246,7 @@ def _can_be_tried(causal_lm: nn.Module) -> bool:
 
 def _noise(causal_lm: Any) -> float:
     """How far log-probabilities of one text may be apart, absolutely and relatively, by rounding alone."""
-    return float(torch.finfo(causal_lm.dtype).eps) ** 0.5
+    return min(float(torch.finfo(causal_lm.dtype).eps) ** 0.5, 0.03)
 
 
 def _trial(backbone: nn.Module, method: Method) -> Tensor:

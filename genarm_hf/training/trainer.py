@@ -101,6 +101,7 @@ class ARMTrainer(WholeSaves):
             raise TypeError(
                 f"`args` must be ARMTrainingArguments, got {type(args).__name__}. They take its options too."
             )
+        _use_one_device(args)
         if processing_class is None and isinstance(model, (str, os.PathLike)):
             processing_class = _find_tokenizer(model)
         backbone, origin = _open(model, peft_config)
@@ -264,7 +265,8 @@ class ARMTrainer(WholeSaves):
             return_outputs: also return the figures of every pair, `(batch, len(FIGURES))`.
             num_items_in_batch: pairs in the optimizer step. None: the loss is the mean of this batch.
         """
-        figures = [self._figures(model, part) for part in inputs["parts"]]
+        parts = inputs["parts"] if model.training else self._even_parts(inputs["parts"])
+        figures = [self._figures(model, part) for part in parts][: len(inputs["parts"])]
         losses = torch.cat([loss for loss, _ in figures])
         seen = torch.cat([figure for _, figure in figures])
         if model.training:
@@ -402,6 +404,16 @@ class _PairMeans:
             return {}
         count, *totals = self._reduce(sums, reduction="sum").tolist()
         return {name: total / count for name, total in zip(FIGURES, totals, strict=True) if name in METRICS}
+
+
+def _use_one_device(args: ARMTrainingArguments) -> None:
+    """One process trains on one GPU: `DataParallel` would cut rows of packed pairs apart."""
+    if args.n_gpu > 1:
+        logger.warning(
+            f"Training on one of {args.n_gpu} GPUs. To use all, start a process for each: "
+            f"torchrun --nproc_per_node {args.n_gpu} ..., or accelerate launch."
+        )
+        args._n_gpu = 1
 
 
 def _open(model: Any, peft_config: Any) -> tuple[nn.Module, GenARMConfig]:

@@ -32,6 +32,8 @@ class Scenario:
     """Then train again, from the first checkpoint."""
     shards: bool = False
     """Where weights are in shards, keep them so in checkpoints."""
+    max_tokens: int | None = None
+    """Read batches in parts, of which processes then have different numbers."""
 
 
 SCENARIOS = {
@@ -43,6 +45,7 @@ SCENARIOS = {
     "full, shards, resumed": Scenario(resume=True, shards=True),
     "full, uneven": Scenario(pairs=21, accumulation=2),
     "adapter, uneven": Scenario(adapter=True, pairs=19),
+    "full, parts": Scenario(pairs=21, accumulation=2, max_tokens=20),
 }
 FSDP = {
     "version": 2,
@@ -68,6 +71,7 @@ def run(name: str, root: Path, **options: Any) -> dict[str, Any]:
         per_device_train_batch_size=BATCH // world,
         per_device_eval_batch_size=3,
         gradient_accumulation_steps=scenario.accumulation,
+        max_tokens_per_batch=scenario.max_tokens,
         learning_rate=1e-2,
         beta=0.3,
         adam_epsilon=1e-2,  # smooth: rounding must not turn the steps of parameters whose gradient is next to nothing

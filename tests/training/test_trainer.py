@@ -291,6 +291,19 @@ def test_other_losses(options: dict[str, Any], expected: Any, tokenizer: Any, tm
     assert torch.allclose(found, expected(*logps.unbind(-1), *lengths.unbind(-1)).mean())
 
 
+def test_several_gpus_in_one_process_are_not_used(
+    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`DataParallel` would cut the rows of a batch apart, which hold several pairs."""
+    args = arguments(tmp_path)
+    args._n_gpu = 2
+    logging.enable_propagation()
+    with caplog.at_level("WARNING"):
+        trainer = ARMTrainer(tiny(), args, toy_pairs(8), processing_class=tokenizer)
+    logging.disable_propagation()
+    assert trainer.args.n_gpu == 1 and "torchrun --nproc_per_node 2" in caplog.text
+
+
 def test_models_that_cannot_share_prompts_say_so_once(
     tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
