@@ -156,17 +156,16 @@ def _decode_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]
 
 
 def _shared_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["model", "batch", "arms", "dtype", "mode", "base ms/token", "one pass / base", "separate / base"]
-    return header, [
+    header = ["model", "batch", "arms", "dtype", "mode", "base ms", "step: one pass", "separate", "call: one pass"]
+    return [*header, "separate"], [
         [
             row["shape"],
             str(row["batch"]),
             str(row["reward_models"]),
             row["dtype"],
             row["cache"],
-            f"{row['base_ms_per_token']:.1f}",
-            _spread(row["one_pass_of_base"]),
-            _spread(row["separate_of_base"]),
+            f"{row['base_ms_per_step']:.1f}",
+            *(_spread(row[f"{what}{which}_of_base"]) for what in ("step_", "") for which in ("one_pass", "separate")),
         ]
         for row in rows
     ]
