@@ -12,7 +12,7 @@ from torch import Tensor
 from ..modeling_genarm import AutoregressiveRewardModel
 from ..scoring import evaluating
 from ..training.batches import PairCollator
-from ..training.data import ID_COLUMNS, PairTokenizer, tokenize_pairs
+from ..training.data import ID_COLUMNS, PairTokenizer, check_ids, tokenize_pairs
 from ..training.metrics import PreferenceSummary, check_beta, preference_summary
 from ..training.pair_forward import PairForward, choose_method
 
@@ -172,10 +172,4 @@ def _check(models: Sequence[AutoregressiveRewardModel], rows: Any, max_tokens_pe
     if max_tokens_per_batch < 1:
         raise ValueError(f"`max_tokens_per_batch` must be at least 1, got {max_tokens_per_batch}.")
     embeddings: list[Any] = [arm.get_input_embeddings() for arm in models]
-    known = min(one.weight.shape[0] for one in embeddings)
-    largest = max(max(row[column]) for row in rows for column in ID_COLUMNS)
-    if largest >= known:
-        raise ValueError(
-            f"`dataset` has the token id {largest}, and a model knows only ids below {known}. Pass the model's own "
-            "tokenizer; a `reference` has to have the same vocabulary."
-        )
+    check_ids(rows, "dataset", min(one.weight.shape[0] for one in embeddings))

@@ -101,8 +101,19 @@ class ARMTrainingArguments(TrainingArguments):
         _require(_is_number(self.score_margin) and self.score_margin >= 0, "score_margin", self.score_margin, rule)
         self._check_choices()
         super().__post_init__()
+        self._check_batches()
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # torch would warn that there is nothing to pin memory for
+
+    def _check_batches(self) -> None:
+        """Refuse what takes a batch for tensors with a row a pair."""
+        if getattr(self.accelerator_config, "dispatch_batches", None):
+            raise ValueError(
+                "`accelerator_config` must not set `dispatch_batches=True`: rows of a batch hold several pairs and "
+                "cannot be cut into slices. Leave it out: every process reads its own pairs."
+            )
+        if "inputs" in (self.include_for_metrics or ()):
+            raise ValueError("`include_for_metrics` must not contain 'inputs': a batch has no single tensor of inputs.")
 
     def _check_choices(self) -> None:
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:

@@ -347,3 +347,22 @@ def _report(before: int, after: int, truncated: int, encode: PairTokenizer) -> N
         )
     elif dropped:
         logger.warning(f"Dropped {dropped} of {before} pairs of `{encode.name}`: longer than {limit} tokens.")
+
+
+def check_ids(rows: Any, name: str, known: int) -> None:
+    """Refuse tokenised rows with ids that a model does not have.
+
+    Args:
+        rows: with `ID_COLUMNS`.
+        name: what messages call the dataset.
+        known: how many ids the model has embeddings of.
+
+    Raises:
+        ValueError: an id is not below `known`.
+    """
+    largest = max(max(row[column]) for row in rows for column in ID_COLUMNS if row[column])
+    if largest >= known:
+        raise ValueError(
+            f"`{name}` has the token id {largest}, and the model knows only ids below {known}. Pass the model's own "
+            "tokenizer; where tokens were added to it, `model.resize_token_embeddings(len(tokenizer))`."
+        )

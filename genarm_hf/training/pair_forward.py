@@ -10,6 +10,7 @@ Shapes: `pairs`, `rows`, `length`, `tokens`, as `batches.PairCollator` makes the
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,9 +20,16 @@ from ..adapters import unwrap
 from ..scoring import evaluating, forward_parameters
 from .batches import PROMPT, PairCollator
 from .chunked_head import LogitTransform, token_logprobs_from_hidden
+from .data import ID_COLUMNS
 
 _MASKED_ATTENTION = ("sdpa", "eager")  # implementations that take a 4-D mask
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+# known to be read rightly without a trial, which sharded weights do not allow
+_VERIFIED = (
+    *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text"),
+    *("gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "codegen", "phi", "phi3", "olmo", "olmo2", "olmo3", "opt"),
+    *("cohere", "cohere2", "granite", "smollm3", "starcoder2", "falcon", "biogpt", "xglm"),
+)
 
 
 @dataclass(frozen=True)
@@ -192,7 +200,7 @@ def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
 def choose_method(backbone: nn.Module, share_prompts: bool = True) -> Method:
     """The fastest way of reading pairs that is exact for a model.
 
-    Rules exclude what is known not to work. Then the model reads two short pairs in both ways: if the results differ,
+    Rules exclude what is known not to work. Then the model reads three short pairs in both ways: if the results differ,
     the plain way is taken. Sharded or absent weights, which only a wrapped model can read with, are not tried.
 
     Args:
@@ -204,7 +212,8 @@ def choose_method(backbone: nn.Module, share_prompts: bool = True) -> Method:
     methods = [Method(True, True), Method(False, True, reason)] if share_prompts and reason is None else []
     methods = methods or [Method(False, True, reason)]
     if not _can_be_tried(causal_lm):
-        return methods[0]
+        known = causal_lm.config.get_text_config(decoder=True).model_type in _VERIFIED
+        return methods[0] if known else Method(False, False, "its weights are sharded, and its type is not a known one")
     with evaluating(backbone), torch.no_grad():
         expected, noise = _trial(backbone, Method(False, False)), _noise(causal_lm)
         for method in methods:
@@ -230,15 +239,16 @@ def why_not_shared(causal_lm: Any) -> str | None:
         return f"its attention {attention!r} takes no 4-D mask (load it with attn_implementation='sdpa')"
     if other_layers:
         return f"it has layers of the type {sorted(other_layers)[0]!r}"
-    if "local" in (getattr(config, "attention_layers", None) or ()):
-        return "it has local attention that looks at places, not positions"
+    if config.model_type == "gpt_neo":
+        return "its attention looks at places, not positions"
     if getattr(config, "alibi", False):
         return "its attention is biased by places (ALiBi), not positions"
     return None
 
 
-def _can_be_tried(causal_lm: nn.Module) -> bool:
-    return all(
+def _can_be_tried(causal_lm: Any) -> bool:
+    positions = getattr(causal_lm.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return (positions is None or positions >= _TRIED_POSITIONS) and all(
         type(tensor).__name__ != "DTensor" and not hasattr(tensor, "ds_id") and not tensor.is_meta
         for tensor in causal_lm.parameters()
     )
@@ -246,19 +256,27 @@ def _can_be_tried(causal_lm: nn.Module) -> bool:
 
 def _noise(causal_lm: Any) -> float:
     """How far log-probabilities of one text may be apart, absolutely and relatively, by rounding alone."""
-    return min(float(torch.finfo(causal_lm.dtype).eps) ** 0.5, 0.03)
+    # parts of a model (norms, rotations, softmax) are in single precision also where its weights are in double
+    precisions = [torch.finfo(torch.float32).eps]
+    precisions += [torch.finfo(tensor.dtype).eps for tensor in causal_lm.parameters() if tensor.is_floating_point()]
+    if getattr(causal_lm, "hf_quantizer", None) is not None:  # which computes in half precision, whatever it stores
+        precisions.append(torch.finfo(torch.bfloat16).eps)
+    if torch.cuda.is_available() and torch.get_float32_matmul_precision() != "highest":
+        precisions.append(2.0**-10)
+    return min(max(precisions) ** 0.5, 0.01)
+
+
+_TRIED_POSITIONS = 10  # of the longest sequence of a trial
 
 
 def _trial(backbone: nn.Module, method: Method) -> Tensor:
-    """Log-probabilities of two short pairs in one row."""
+    """Log-probabilities of three short pairs."""
     vocab = unwrap(backbone).get_input_embeddings().weight.shape[0]
-    ids = torch.randint(vocab, (24,), generator=torch.Generator().manual_seed(0)).tolist()
-    rows = [
-        {"prompt_ids": ids[:5], "chosen_ids": ids[5:9], "rejected_ids": ids[9:12]},
-        {"prompt_ids": ids[12:14], "chosen_ids": ids[14:16], "rejected_ids": ids[16:18]},
-        {"prompt_ids": ids[18:20], "chosen_ids": ids[20:22], "rejected_ids": ids[22:24]},
-    ]
-    part = PairCollator(0, method.share_prompts)(rows)["parts"][0]
+    ids = iter(torch.randint(vocab, (31,), generator=torch.Generator().manual_seed(0)).tolist())
+    sizes = [(4, 6, 6), (3, 3, 3), (2, 2, 2)]  # the second and the third share a row
+    rows = [{column: list(islice(ids, size)) for column, size in zip(ID_COLUMNS, row, strict=True)} for row in sizes]
+    # without shared prompts a pair at a time: nothing is padded, which some models get wrong
+    parts = PairCollator(0, method.share_prompts, None if method.share_prompts else 1)(rows)["parts"]
     device = unwrap(backbone).get_input_embeddings().weight.device
-    logps = PairForward(backbone, method)(backbone, {key: value.to(device) for key, value in part.items()})
-    return logps.float()
+    read = PairForward(backbone, method)
+    return torch.cat([read(backbone, {k: v.to(device) for k, v in part.items()}).float() for part in parts])

@@ -24,7 +24,7 @@ from ..modeling_genarm import AutoregressiveRewardModel
 from .arguments import ARMTrainingArguments
 from .batches import PairCollator
 from .checkpoints import WholeSaves
-from .data import ID_COLUMNS, TRAINING_COLUMNS, PairTokenizer, is_tokenized, tokenize_pairs
+from .data import ID_COLUMNS, TRAINING_COLUMNS, PairTokenizer, check_ids, is_tokenized, tokenize_pairs
 from .losses import length_normalized, preference_loss
 from .metrics import PreferenceSummary, flat, preference_summary
 from .pair_forward import PairForward, choose_method
@@ -111,13 +111,13 @@ class ARMTrainer(WholeSaves):
         self.data_source: str | None = None
         self.held_out_source: str | None = None
         self._texts, self._fingerprint = train_dataset, ""
+        self._known_ids = unwrap(backbone).get_input_embeddings().weight.shape[0]
         config = unwrap(backbone).config
         use_cache = getattr(config, "use_cache", True)
         super().__init__(
             model=backbone,
             args=args,
-            data_collator=data_collator
-            or PairCollator(_pad_token_id(processing_class), True, args.max_tokens_per_batch),
+            data_collator=data_collator or PairCollator(0, True, args.max_tokens_per_batch),
             train_dataset=_with_lengths(self._tokenized(train_dataset, "train_dataset", args), args),
             eval_dataset=self._tokenized(eval_dataset, "eval_dataset", args),
             processing_class=processing_class,
@@ -187,7 +187,10 @@ class ARMTrainer(WholeSaves):
             raise ValueError(f"`{name}` holds text, which needs a tokenizer. Pass it as `processing_class`.")
         # one process tokenises and the others read what it cached
         with args.main_process_first(desc=f"tokenizing {name}"):
-            return tokenize_pairs(dataset, encode, args.dataset_num_proc)
+            rows = tokenize_pairs(dataset, encode, args.dataset_num_proc)
+        if encode.tokenizer is None or len(encode.tokenizer) > self._known_ids:  # else no id can be too large
+            check_ids(rows, name, self._known_ids)
+        return rows
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As in `Trainer`, from rows of text too."""
@@ -233,12 +236,17 @@ class ARMTrainer(WholeSaves):
     ) -> Tensor:
         """Forward and backward of a batch, part by part: no more than `max_tokens_per_batch` tokens are in memory."""
         batches = [{"order": part["response_lengths"], "parts": [part]} for part in self._even_parts(inputs["parts"])]
-        losses = []
-        for batch in batches:
-            # processes exchange gradients once a batch, after its last part
-            last = batch is batches[-1]
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                losses.append(super().training_step(model, batch, num_items_in_batch))
+        losses, state = [], self.accelerator.gradient_state
+        synchronizes = state.sync_gradients
+        try:
+            for batch in batches:
+                # processes exchange gradients, and DeepSpeed takes its step, once a batch: after its last part
+                last = batch is batches[-1]
+                state._set_sync_gradients(synchronizes and last)
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    losses.append(super().training_step(model, batch, num_items_in_batch))
+        finally:
+            state._set_sync_gradients(synchronizes)
         return torch.stack(losses).sum()
 
     def _even_parts(self, parts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -480,6 +488,9 @@ def _disable_dropout(backbone: nn.Module) -> None:
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
             module.p = 0.0
+        for attribute, value in vars(module).items():
+            if isinstance(value, float) and "drop" in attribute:  # what is dropped by a function, not by a module
+                setattr(module, attribute, 0.0)
 
 
 def _with_lengths(rows: Any, args: ARMTrainingArguments) -> Any:
@@ -506,11 +517,6 @@ def _find_tokenizer(name: str | os.PathLike) -> Any:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError):
         return None
-
-
-def _pad_token_id(tokenizer: Any) -> int:
-    """Any id will do for padding, since it is masked."""
-    return getattr(tokenizer, "pad_token_id", None) or 0
 
 
 def _pair_tokenizer(

@@ -37,6 +37,10 @@ def test_defaults_are_the_papers(tmp_path: Path) -> None:
         ({"score_margin": float("nan")}, "`score_margin`"),
         ({"max_length": 1}, "`max_length` must leave room"),
         ({"overlong_responses": "cut"}, "`overlong_responses` must be 'error' or 'drop', got 'cut'"),
+        ({"overlong_prompts": "cut"}, "`overlong_prompts` must be 'truncate' or 'drop', got 'cut'"),
+        ({"max_tokens_per_batch": 0}, "`max_tokens_per_batch` must be at least 1, got 0"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "must not set `dispatch_batches=True`"),
+        ({"include_for_metrics": ["inputs"]}, "`include_for_metrics` must not contain 'inputs'"),
         ({"prompt_template": "User:"}, "`prompt_template` must be a format string with '{prompt}'"),
     ],
 )

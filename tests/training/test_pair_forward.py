@@ -133,7 +133,7 @@ def _other(kind: str) -> Any:
         ("hybrid", False, True, "recurrent"),
         ("bloom", False, True, "does not take positions"),
         ("alibi", False, True, "ALiBi"),
-        ("local", False, True, "local attention"),
+        ("local", False, True, "places, not positions"),
         ("bert", False, False, "would be off by"),
         ("granite", True, True, None),
         ("opt", True, True, None),
@@ -170,6 +170,14 @@ def test_a_model_that_mixes_the_responses_is_found_out(monkeypatch: pytest.Monke
     monkeypatch.setattr(pair_forward, "tree_masks", blind)
     method = choose_method(tiny())
     assert not method.share_prompts and method.skip_logits and "would be off by" in str(method.reason)
+
+
+def test_what_cannot_be_tried_is_trusted_only_if_its_type_is_known() -> None:
+    """Sharded and absent weights: a head that no rule knows of would be silently wrong."""
+    with torch.device("meta"):
+        known, unknown = tiny(), _other("bert")
+    assert choose_method(known) == Method(True, True, None)
+    assert not choose_method(unknown).skip_logits
 
 
 def test_sharing_can_be_switched_off() -> None:

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from genarm_hf import ARMTrainer, ARMTrainingArguments, AutoregressiveRewardModel
 
 from ..conftest import VOCAB, tiny
-from .toys import DISLIKED, LIKED, arguments, toy_pairs
+from .toys import DISLIKED, LIKED, arguments, toy_pairs, word_tokenizer
 
 pytest.importorskip("peft")
 RESPONSES = ("chosen", "rejected")
@@ -318,6 +318,49 @@ def test_models_that_cannot_share_prompts_say_so_once(
     assert [record.message for record in caplog.records if "Prompts are read twice" in record.message] == [
         "Prompts are read twice, which takes more time and memory: it is recurrent, or does not take positions."
     ]
+
+
+def test_padding_needs_no_token_of_the_model(tmp_path: Path) -> None:
+    """A padding token that was added to the tokenizer alone, as is common with Llama."""
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<added>"})
+    assert tokenizer.pad_token_id == VOCAB
+    ARMTrainer(tiny(), arguments(tmp_path), toy_pairs(9), processing_class=tokenizer).train()
+
+
+def test_ids_that_the_model_lacks_are_refused(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt_ids": [1, 5], "chosen_ids": [VOCAB], "rejected_ids": [6]}]
+    with pytest.raises(
+        ValueError, match=f"`train_dataset` has the token id {VOCAB}, and the model knows only ids below"
+    ):
+        ARMTrainer(tiny(), arguments(tmp_path), rows)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["opt", "llama"])
+def test_dropout_by_functions_is_off_too(kind: str, tokenizer: Any, tmp_path: Path) -> None:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    config = OPTConfig(vocab_size=VOCAB, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=4)
+    model = tiny(attention_dropout=0.3) if kind == "llama" else OPTForCausalLM(config)
+    trainer = ARMTrainer(model, arguments(tmp_path), toy_pairs(8), processing_class=tokenizer)
+    ids = torch.arange(3, 20)[None]
+    assert torch.equal(trainer.model.train()(ids).logits, trainer.model(ids).logits)
+
+
+def test_deepspeed_takes_one_step_a_batch(tokenizer: Any, tmp_path: Path) -> None:
+    """Its engine, as accelerate wraps it, steps at the end of every backward that it is not told to accumulate."""
+    boundaries: list[bool] = []
+    args = arguments(tmp_path, max_tokens_per_batch=1, max_steps=2, gradient_accumulation_steps=2)
+    trainer = ARMTrainer(tiny(), args, toy_pairs(32), processing_class=tokenizer)
+
+    def backward(loss: torch.Tensor, **kwargs: Any) -> None:
+        loss.backward()
+        boundaries.append(trainer.accelerator.sync_gradients)
+
+    trainer.accelerator.backward = backward
+    trainer.train()
+    assert boundaries == ([False] * 15 + [True]) * 2
 
 
 def test_margin_of_options_and_rows(tokenizer: Any, tmp_path: Path) -> None:
