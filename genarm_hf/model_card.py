@@ -364,7 +364,8 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _named(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_code(str(value))}" for name, value in values.items() if value is not None)
+    texts = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()}
+    return ", ".join(f"{name} {_code(str(text))}" for name, text in texts.items() if text is not None)
 
 
 def _duration(seconds: float) -> str:

@@ -131,7 +131,7 @@ TRAINING = TrainingRecord(
     data="org/pairs",
     fingerprint="0123456789abcdef" * 4,
     pairs=1200,
-    hyperparameters={"beta": 0.5, "learning_rate": 5e-4, "max_length": None},
+    hyperparameters={"beta": 0.5, "learning_rate": 5e-4, "max_length": None, "target_modules": ["k_proj", "q_proj"]},
     versions={"torch": "2.13.0"},
     seconds=3725.0,
     held_out=HELD_OUT,
@@ -158,7 +158,7 @@ def test_the_training_is_told(base, tmp_path):
     assert "## Training\n\n```bash\ngenarm-hf train --data org/pairs\n```" in text
     assert found["data"] == ["`org/pairs`"] and found["pairs"] == ["1200"] and found["time"] == ["1 h 2 min"]
     assert found["fingerprint of the pairs (sha256)"] == ["`0123456789abcdef`"]
-    assert found["hyperparameters"] == ["beta `0.5`, learning_rate `0.0005`"]
+    assert found["hyperparameters"] == ["beta `0.5`, learning_rate `0.0005`, target_modules `k_proj, q_proj`"]
     assert found["versions"] == ["torch `2.13.0`"]
     assert is_generated((tmp_path / "arm" / "README.md").read_text())
 

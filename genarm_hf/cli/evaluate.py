@@ -44,8 +44,11 @@ class EvaluateOptions:
     objective: str | None = field(
         default=None, metadata={"help": "which of the data's preferences counts: better, safer, ...", "metavar": "NAME"}
     )
-    split: str | None = field(default=None, metadata={"help": "split of the data, such as test", "metavar": "S"})
+    split: str | None = field(
+        default=None, metadata={"help": "split of the data (default: of several, test or validation)", "metavar": "S"}
+    )
     max_pairs: int | None = field(default=None, metadata={"help": "only the first N pairs", "metavar": "N"})
+    skip_bad_rows: bool = field(default=False, metadata={"help": "leave bad rows out and say how many"})
     beta: float | None = field(
         default=None,
         metadata={"help": "inverse temperature of the predicted preferences (default: each model's)", "metavar": "B"},
@@ -92,11 +95,12 @@ def run(options: EvaluateOptions) -> None:
     """Load the data, then one model after the other; print a table."""
     judges = _judges(options)
     _check(options)
-    from ..training.preferences import load_preferences
+    from ..training.preferences import HELD_OUT_SPLITS, load_preferences
 
     with quiet():
         tokenizers = [_tokenizer(judge) for judge in judges]
-    pairs = load_preferences(options.data, options.objective, split=options.split)
+    choice: Any = {"split": options.split, "prefer": HELD_OUT_SPLITS, "skip_bad_rows": options.skip_bad_rows}
+    pairs = load_preferences(options.data, options.objective, **choice)
     if options.max_pairs is not None:
         pairs = pairs.select(range(min(options.max_pairs, len(pairs))))
     print(f"{len(pairs)} pairs of {options.data}")

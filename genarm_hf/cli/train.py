@@ -10,7 +10,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from .loading import load_tokenizer, quiet
+from .loading import _adapter_base, load_tokenizer, quiet
 from .parsing import CommandParser, UsageError
 from .text import table
 
@@ -21,6 +21,7 @@ _PAIRS_A_STEP = 32  # of the paper
 _LEARNING_RATE, _FULL_LEARNING_RATE = 5e-4, 5e-7
 _OURS = {"output_dir", "do_train", "do_eval", "do_predict"}  # options of the Trainer that this command sets itself
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
+_LORA = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
 _LONGEST_PROMPT = 80  # characters of a prompt that is shown in a command to try
 
 
@@ -40,7 +41,13 @@ class TrainOptions:
         default=None,
         metadata={"help": "yaml file with these options; those of the command line win", "metavar": "FILE"},
     )
-    eval_data: str | None = field(default=None, metadata={"help": "pairs to hold out", "metavar": "SOURCE"})
+    eval_data: str | None = field(
+        default=None, metadata={"help": "pairs to hold out; their prompts are not trained on", "metavar": "SOURCE"}
+    )
+    eval_split: str | None = field(
+        default=None,
+        metadata={"help": "split of --eval-data (default: of several, test or validation)", "metavar": "S"},
+    )
     eval_size: float = field(
         default=0.1,
         metadata={"help": "else: share of the pairs to hold out, by prompt; 0: none", "metavar": "X"},
@@ -67,6 +74,7 @@ class TrainOptions:
         default=False, metadata={"help": "train into a DIR that is not empty; its checkpoints are removed"}
     )
     training: dict[str, Any] = field(init=False)
+    given: set[str] = field(init=False)  # names of options that somebody wrote
 
 
 class TrainParser(CommandParser):
@@ -89,8 +97,10 @@ class TrainParser(CommandParser):
         """As in [`CommandParser`]; options may be spelled with underscores too, as scripts of transformers do."""
         argv = [_hyphenated(token) for token in argv]
         config = _value_of("--config", argv)
-        options, training = self.parse_all(argv if config is None else [*self.written_out(config), *argv])
+        argv = argv if config is None else [*self.written_out(config), *argv]
+        options, training = self.parse_all(argv)
         options.training = training
+        options.given = {token.partition("=")[0] for token in argv if token.startswith("--")}
         return options
 
 
@@ -150,6 +160,7 @@ def run(options: TrainOptions) -> None:
     arguments = _arguments(options)
     with quiet():
         tokenizer = load_tokenizer("--model", options.model)
+        _check_full(options, arguments)
         pairs, held_out = _data(options, arguments)
         _say(arguments, f"{len(pairs)} pairs to train on, {len(held_out or [])} held out.")
         trainer = _trainer(options, arguments, tokenizer, pairs, held_out)
@@ -181,6 +192,8 @@ def _check(options: TrainOptions) -> None:
     rate = training["learning_rate"]
     if rate is not None and not 0 <= rate < float("inf"):
         raise UsageError(f"`--learning-rate` must be a number of at least 0, got {rate}.")
+    if options.eval_split is not None and options.eval_data is None:
+        raise UsageError("`--eval-split` is a split of `--eval-data`, which is missing.")
     if options.full and options.load_in_4bit:
         raise UsageError("`--full` trains all weights, and weights of `--load-in-4bit` cannot be trained. Drop one.")
     if options.load_in_4bit:
@@ -188,9 +201,13 @@ def _check(options: TrainOptions) -> None:
     _check_output(options, training["resume_from_checkpoint"])
 
 
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _at_least(name: str, value: float | None, least: float) -> None:
     if value is not None and value < least:
-        raise UsageError(f"`--{name.replace('_', '-')}` must be at least {least}, got {value}.")
+        raise UsageError(f"`{_option(name)}` must be at least {least}, got {value}.")
 
 
 def _require_bitsandbytes() -> None:
@@ -236,6 +253,24 @@ def _say(arguments: "ARMTrainingArguments", text: str) -> None:
         print(text, flush=True)
 
 
+def _check_full(options: TrainOptions, arguments: "ARMTrainingArguments") -> None:
+    """All weights can be trained where they are weights, and change where they are precise enough."""
+    if not options.full:
+        return
+    base = _adapter_base(options.model)
+    if base is not None:
+        raise UsageError(
+            f"`--full` trains all weights, and `--model` {options.model!r} is an adapter of {base!r}. Leave `--full` "
+            "out to train the adapter further, or merge it into its base first (`merge_and_unload()` of peft)."
+        )
+    if options.dtype in ("bfloat16", "float16"):
+        _say(
+            arguments,
+            f"Warning: `--full --dtype {options.dtype}` rounds most updates of {arguments.learning_rate:g} away. Use "
+            "`--dtype float32`, with `--bf16` for speed.",
+        )
+
+
 # ---------------------------------------------------------------------- what is trained on what
 
 
@@ -243,22 +278,41 @@ def _data(options: TrainOptions, arguments: "ARMTrainingArguments") -> tuple[Any
     """Pairs to train on, and pairs held out or None."""
     import datasets
 
-    from ..training.preferences import load_preferences, split_by_prompt
+    from ..training.preferences import HELD_OUT_SPLITS, load_preferences, split_by_prompt
 
     if arguments.disable_tqdm or arguments.process_index > 0:
         datasets.disable_progress_bars()
 
-    def load(source: str, split: str | None) -> Any:
+    def load(source: str, split: str | None, prefer: Sequence[str]) -> Any:
+        choice: Any = {"split": split, "prefer": prefer, "skip_bad_rows": options.skip_bad_rows}
         # one process reads, and the others find what it has cached
         with arguments.main_process_first(desc="reading the data"):
-            return load_preferences(source, arguments.objective, split=split, skip_bad_rows=options.skip_bad_rows)
+            return load_preferences(source, arguments.objective, **choice)
 
-    pairs = load(options.data, options.split)
+    pairs = load(options.data, options.split, ("train",))
     if options.max_pairs is not None:
         pairs = pairs.select(range(min(options.max_pairs, len(pairs))))
     if options.eval_data is not None:
-        return pairs, load(options.eval_data, None)
-    return split_by_prompt(pairs, options.eval_size, arguments.seed) if options.eval_size else (pairs, None)
+        held_out = load(options.eval_data, options.eval_split, HELD_OUT_SPLITS)
+        return _apart(arguments, pairs, held_out), held_out
+    if not options.eval_size:
+        return pairs, None
+    try:
+        return split_by_prompt(pairs, options.eval_size, arguments.seed)
+    except ValueError as error:
+        raise UsageError(f"{error} Hold none out with `--eval-size 0`, or others with `--eval-data`.") from error
+
+
+def _apart(arguments: "ARMTrainingArguments", pairs: Any, held_out: Any) -> Any:
+    """The pairs whose prompts are not held out: what is said of held-out pairs is of prompts that were not seen."""
+    from ..training.preferences import without_prompts_of
+
+    left = without_prompts_of(pairs, held_out)
+    if not len(left):
+        raise UsageError("`--eval-data` has all prompts of `--data`, so no pair is left to train on. Name other pairs.")
+    if len(left) < len(pairs):
+        _say(arguments, f"Left {len(pairs) - len(left)} of {len(pairs)} pairs out: `--eval-data` has their prompts.")
+    return left
 
 
 def _trainer(
@@ -270,12 +324,20 @@ def _trainer(
     model, peft_config = _model(options, arguments), None
     if not options.full and active_adapter(model.backbone) is None:
         peft_config = _lora(options)
+    elif ignored := [name for name in map(_option, _LORA) if name in options.given]:
+        why = "all weights are trained" if options.full else f"the adapter of {options.model} is trained further"
+        _say(arguments, f"Without effect: {', '.join(ignored)}; {why}.")
     if options.load_in_4bit:
         model, peft_config = _quantized_with_adapter(model, peft_config), None
     if options.overwrite and arguments.should_save:
         for checkpoint in _checkpoints(options.output):
             shutil.rmtree(checkpoint)
-    trainer = ARMTrainer(model, arguments, pairs, held_out, tokenizer, peft_config)
+    try:
+        trainer = ARMTrainer(model, arguments, pairs, held_out, tokenizer, peft_config)
+    except RuntimeError as error:
+        if "install" not in str(error):  # what `--report-to` and others need
+            raise
+        raise UsageError(str(error)) from error
     trainer.data_source, trainer.held_out_source = options.data, options.eval_data
     return trainer
 

@@ -65,12 +65,14 @@ class PreferenceFormat:
         messages: whether it gives lists of messages instead of strings.
         read: makes a pair of a row, or raises [`BadRow`].
         numbers: the source's own name of each column of `NUMBERS` it has.
+        repeats: whether responses that both begin with the prompt repeat it, which would be read twice.
     """
 
     name: str
     messages: bool
     read: Callable[[Mapping[str, Any]], Pair]
     numbers: Mapping[str, str]
+    repeats: bool = False
 
     def __call__(self, row: Any) -> dict[str, Any]:
         """The pair of a row with its numbers.
@@ -81,10 +83,13 @@ class PreferenceFormat:
         if not isinstance(row, Mapping):
             raise BadRow("wrong type", f"a row must be a mapping, got {type(row).__name__}")
         prompt, chosen, rejected = self.read(row)
+        if self.repeats and _begins((prompt, chosen, rejected)):
+            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
         for column, response in (("chosen", chosen), ("rejected", rejected)):
             last = response if isinstance(response, str) else response[-1]["content"]
             if not last.strip():
-                raise BadRow("empty response", f"{column!r} says nothing ({last!r})")
+                after = " after the prompt" if self.repeats else ""
+                raise BadRow("empty response", f"{column!r} says nothing{after} ({last!r})")
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected} | self._numbers(row)
 
     def _numbers(self, row: Mapping[str, Any]) -> dict[str, float]:
@@ -94,12 +99,13 @@ class PreferenceFormat:
         return {name: as_number(_get(row, column), column, name == "weight") for name, column in self.numbers.items()}
 
 
-def detect(columns: Mapping[str, type | None], objective: str | None = None) -> PreferenceFormat:
+def detect(columns: Mapping[str, type | None], objective: str | None = None, repeats: bool = False) -> PreferenceFormat:
     r"""The format of rows with these columns.
 
     Args:
         columns: each column's name and the type of its values, as [`survey`] finds them.
         objective: the preference to read where a source has several: `"better"` or `"safer"` of PKU-SafeRLHF.
+        repeats: whether responses repeat the prompt, as [`repeats_prompt`] finds it.
 
     Raises:
         ValueError: no known format has these columns, or the objective is missing.
@@ -116,7 +122,7 @@ def detect(columns: Mapping[str, type | None], objective: str | None = None) -> 
     for name, needed, make in _KNOWN:
         if all(any(column in columns for column in names.split("|")) for names in needed):
             messages, read = make(columns, objective)
-            return PreferenceFormat(name, messages, read, _number_columns(columns))
+            return PreferenceFormat(name, messages, read, _number_columns(columns), repeats)
     known = "\n".join(f"- {name}: {', '.join(needed).replace('|', ' or ')}" for name, needed, _ in _KNOWN)
     raise ValueError(
         f"These columns are those of no known preference data: {sorted(map(str, columns))}. Rename them to prompt, "
@@ -133,6 +139,25 @@ def survey(rows: Iterable[Any]) -> dict[str, type | None]:
             if columns.get(column) is None:
                 columns[column] = None if empty else type(value)
     return columns
+
+
+def repeats_prompt(form: PreferenceFormat, rows: Iterable[Any]) -> bool:
+    """Whether in most of some rows both responses are strings that begin with the prompt.
+
+    A single answer may do so by chance (`Hi` to `Hi`), and keeps what it says where the others do not.
+    """
+    found = []
+    for row in rows:
+        try:
+            found.append(_begins(form.read(row)))
+        except BadRow:
+            continue
+    return 2 * sum(found) > len(found)
+
+
+def _begins(pair: Pair) -> bool:
+    prompt, *responses = pair
+    return isinstance(prompt, str) and prompt != "" and all(str(text).startswith(prompt) for text in responses)
 
 
 def as_number(value: Any, column: str, positive: bool = False) -> float:
@@ -175,7 +200,9 @@ def _message(message: Any, column: str) -> Message:
             raise BadRow("unknown role", f"column {column!r} has a message from {message.get('from')!r:.60}")
         return {"role": role, "content": message["value"]}
     if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-        raise BadRow("wrong type", f"column {column!r} must hold messages with role and content, got {message!r:.60}")
+        hint = ": a text is a string, not a list, and each pair is a row of its own" if isinstance(message, str) else ""
+        wanted = f"column {column!r} must hold messages with role and content"
+        raise BadRow("wrong type", f"{wanted}, got {message!r:.60}{hint}")
     return {"role": message["role"], "content": message["content"]}
 
 

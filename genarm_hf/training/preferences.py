@@ -24,12 +24,14 @@ from .formats import NUMBERS, SCORES, BadRow, PreferenceFormat, Text
 logger = logging.get_logger(__name__)
 
 _IDENTICAL, _EQUAL = "identical responses", "equal scores"
-_PROBLEM, _KEY, _ORDER = "_problem", "_key", "_order"
+_PROBLEM, _KEY, _ORDER, _REPEATED = _FOUND = ("_problem", "_key", "_order", "_repeated")
 _SURVEYED = 100  # rows that tell the columns and whether they hold text or messages
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON = (".json", ".jsonl")
 _CONTENT = ("prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids", *NUMBERS, "score_difference")
 _BATCH = 1000
+HELD_OUT_SPLITS = ("test", "validation", "eval", "train")
+"""Which split to judge on where a source has several, the best first: what `prefer` of [`load_preferences`] takes."""
 
 
 def load_preferences(
@@ -37,6 +39,7 @@ def load_preferences(
     objective: str | None = None,
     *,
     split: str | None = None,
+    prefer: Sequence[str] = ("train",),
     name: str | None = None,
     revision: str | None = None,
     skip_bad_rows: bool = False,
@@ -55,7 +58,8 @@ def load_preferences(
         objective (`str`, *optional*):
             which preference to read where rows have two: `"better"` (or `"helpful"`) or `"safer"` (or `"harmless"`) of
             PKU-SafeRLHF. Other formats do not look at it.
-        split: one of the splits of a source that has several. None: the only one, or `"train"`.
+        split: one of the splits of a source that has several. None: the only one, or else the first of `prefer`.
+        prefer: splits to look for where `split` is None and there are several; which one it was is logged.
         name: configuration of a hub dataset.
         revision: version of a hub dataset: branch, tag or commit.
         skip_bad_rows: leave rows out that are no pairs, and say how many and why; otherwise the first is an error.
@@ -83,13 +87,16 @@ def load_preferences(
     """
     _datasets()
     label = str(source) if isinstance(source, (str, os.PathLike)) else "source"
-    rows = _open(source, split, name, revision, token)
-    peek = rows.select(range(min(_SURVEYED, len(rows)))) if hasattr(rows, "select") else islice(rows, _SURVEYED)
+    source = _open_path(label, name, revision, token) if isinstance(source, (str, os.PathLike)) else source
+    rows = _rows_of(source, split, prefer, label)
+    peek = list(rows.select(range(min(_SURVEYED, len(rows)))) if hasattr(rows, "select") else islice(rows, _SURVEYED))
     columns = formats.survey(peek)
     if not columns:
         raise ValueError(f"{label!r} has no rows with columns. Pass at least one preference pair.")
-    options = {"columns": columns, "objective": objective, "label": label, "skip": skip_bad_rows}
-    return _reported(_converted(rows, formats.detect(columns, objective), options), label)
+    form = formats.detect(columns, objective)
+    repeats = formats.repeats_prompt(form, (row for row in peek if isinstance(row, Mapping)))
+    found = {"columns": columns, "objective": objective, "repeats": repeats}
+    return _reported(_converted(rows, form, found | {"label": label, "skip": skip_bad_rows}), label)
 
 
 # ---------------------------------------------------------------------- where rows are
@@ -124,6 +131,11 @@ class _File:
                 yield from _csv_rows(file, _DELIMITERS[self.suffix])
             elif self.suffix == ".json" and _first_character(file) == "[":
                 yield from json.load(file)
+            elif _is_one_object(file):
+                raise ValueError(
+                    f"`source` {self.path!r} is one json object over several lines. It must be a list of objects, one "
+                    "a pair, or hold one object a line (jsonl)."
+                )
             else:
                 yield from (_json_row(line) for line in file if line.strip())
 
@@ -142,6 +154,18 @@ def _first_character(file: IO[str]) -> str:
     return start
 
 
+def _is_one_object(file: IO[str]) -> bool:
+    """Whether json is written over several lines, where each line should be a row."""
+    first = next((line for line in file if line.strip()), "{}")
+    file.seek(0)
+    try:
+        return isinstance(_json_row(first), BadRow) and isinstance(json.load(file), dict)
+    except json.JSONDecodeError:
+        return False
+    finally:
+        file.seek(0)
+
+
 def _json_row(line: str) -> Any:
     try:
         return json.loads(line)
@@ -158,12 +182,10 @@ def _csv_rows(file: IO[str], delimiter: str) -> Iterator[Any]:
         csv.field_size_limit(limit)
 
 
-def _open(source: Any, split: str | None, name: str | None, revision: str | None, token: Any) -> Any:
+def _rows_of(source: Any, split: str | None, prefer: Sequence[str], label: str) -> Any:
     """A `datasets.Dataset`, a list, or a [`_File`]."""
-    if isinstance(source, (str, os.PathLike)):
-        source = _open_path(str(source), name, revision, token)
     if isinstance(source, Mapping):
-        return _one_split(source, split)
+        return _one_split(source, split, prefer, label)
     if split is not None:
         raise ValueError(f"`split` is for sources with several splits, which this one is not; got {split!r}.")
     if isinstance(source, (list, tuple, _File)) or (hasattr(source, "column_names") and hasattr(source, "select")):
@@ -174,10 +196,13 @@ def _open(source: Any, split: str | None, name: str | None, revision: str | None
     )
 
 
-def _one_split(splits: Mapping[str, Any], split: str | None) -> Any:
-    wanted = split or (next(iter(splits)) if len(splits) == 1 else "train")
-    if wanted not in splits:
-        raise ValueError(f"`split` must be one of {sorted(map(str, splits))}, got {split!r}.")
+def _one_split(splits: Mapping[str, Any], split: str | None, prefer: Sequence[str], label: str) -> Any:
+    known = sorted(map(str, splits))
+    wanted = split or next((name for name in (known if len(splits) == 1 else prefer) if name in splits), None)
+    if wanted is None or wanted not in splits:
+        raise ValueError(f"`split` must be one of {known}, got {split!r} (of {label!r}).")
+    if split is None and len(splits) > 1:
+        logger.warning(f"Of {label!r}: read the split {wanted!r}, of {known}.")
     return splits[wanted]
 
 
@@ -192,7 +217,13 @@ def _open_path(source: str, name: str | None, revision: str | None, token: Any) 
     if path.is_dir():
         if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
             return datasets.load_from_disk(source)
-        return _load_dataset(source, name=name)
+        try:
+            return _load_dataset(source, name=name)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"`source` {source!r} is a folder without data: it must hold json, jsonl, csv or parquet files, "
+                "or what `save_to_disk` wrote."
+            ) from error
     parts = source.split("/")
     if _suffix(path) in (*_JSON, *_DELIMITERS, ".parquet") or path.is_absolute() or parts[0].startswith("."):
         raise FileNotFoundError(f"`source` {source!r} is no file or directory.")
@@ -256,6 +287,7 @@ def _features(form: PreferenceFormat) -> Any:
     text = datasets.List({"role": string, "content": string}) if form.messages else string
     numbers = {number: datasets.Value("float64") for number in NUMBERS if number in form.numbers}
     found = {_PROBLEM: string, _KEY: datasets.Value("int64"), _ORDER: datasets.Value("bool")}
+    found[_REPEATED] = datasets.Value("bool")
     return datasets.Features({"prompt": text, "chosen": text, "rejected": text} | numbers | found)
 
 
@@ -269,13 +301,14 @@ def _convert(
     indices: Sequence[int],
     columns: Mapping[str, type | None],
     objective: str | None,
+    repeats: bool,
     label: str,
     skip: bool,
     code: str,
 ) -> dict[str, list[Any]]:
-    form = formats.detect(columns, objective)
+    form = formats.detect(columns, objective, repeats)
     names = ["prompt", "chosen", "rejected", *(number for number in NUMBERS if number in form.numbers)]
-    blank = dict.fromkeys(names) | {_KEY: 0, _ORDER: False}
+    blank = dict.fromkeys(names) | {_KEY: 0, _ORDER: False, _REPEATED: False}
     records = []
     for row, index in zip(rows, indices, strict=True):
         try:
@@ -286,11 +319,11 @@ def _convert(
                     f"Row {index} of {label!r} is bad, {error}. Mend it, or leave such rows out: skip_bad_rows=True."
                 ) from None
             records.append(blank | {_PROBLEM: error.reason})
-    return {name: [record[name] for record in records] for name in (*names, _PROBLEM, _KEY, _ORDER)}
+    return {name: [record[name] for record in records] for name in (*names, *_FOUND)}
 
 
 def _record(row: Any, form: PreferenceFormat) -> dict[str, Any]:
-    """A pair, whether it is tied, and what tells it from others: its texts in either order, and which order it is."""
+    """A pair, whether it is tied or repeats its prompt, and what tells it from others: its texts, and their order."""
     if isinstance(row, BadRow):
         raise row
     pair = form(row)
@@ -298,7 +331,8 @@ def _record(row: Any, form: PreferenceFormat) -> dict[str, Any]:
     scores = [pair[score] for score in SCORES if score in pair]
     problem = _IDENTICAL if chosen == rejected else _EQUAL if scores and scores[0] == scores[1] else ""
     key = _hash(json.dumps([prompt, *sorted((chosen, rejected))]))
-    return pair | {_PROBLEM: problem, _KEY: key, _ORDER: chosen < rejected}
+    repeated = form.repeats and pair["chosen"] != form.read(row)[1]
+    return pair | {_PROBLEM: problem, _KEY: key, _ORDER: chosen < rejected, _REPEATED: repeated}
 
 
 def _canonical(text: Text) -> str:
@@ -324,7 +358,7 @@ def _code_stamp() -> str:
 
 def _reported(converted: Any, label: str) -> Any:
     """The pairs that are left, after saying what is not."""
-    found = converted.select_columns([_PROBLEM, _KEY, _ORDER]).with_format("numpy")[:]
+    found = converted.select_columns(list(_FOUND)).with_format("numpy")[:]
     problems, good = found[_PROBLEM], found[_PROBLEM] == ""
     counts = Counter(problems.tolist())
     ties = {reason: counts.pop(reason) for reason in (_IDENTICAL, _EQUAL) if reason in counts}
@@ -337,16 +371,17 @@ def _reported(converted: Any, label: str) -> Any:
         )
     if not left:
         raise ValueError(f"No pair of {label!r} is left: {_listed(counts | ties)}.")
-    _report_pairs(ties, found[_KEY][good], found[_ORDER][good], label)
-    pairs = converted.remove_columns([_PROBLEM, _KEY, _ORDER])
+    _report_pairs(ties, found[_KEY][good], found[_ORDER][good], int(found[_REPEATED].sum()), label)
+    pairs = converted.remove_columns(list(_FOUND))
     return pairs if left == len(problems) else pairs.select(np.flatnonzero(good))
 
 
-def _report_pairs(ties: Mapping[str, int], keys: np.ndarray, order: np.ndarray, label: str) -> None:
+def _report_pairs(ties: Mapping[str, int], keys: np.ndarray, order: np.ndarray, repeated: int, label: str) -> None:
     signed = np.unique(np.stack([keys, order.astype(np.int64)]), axis=1)
     duplicates = len(keys) - signed.shape[1]
     contradictions = signed.shape[1] - len(np.unique(keys))
-    said = [f"dropped {_count(sum(ties.values()), 'tied pair')} ({_listed(ties)})"] if ties else []
+    said = [f"took the prompt off the responses of {_count(repeated, 'pair')}, which began with it"] if repeated else []
+    said += [f"dropped {_count(sum(ties.values()), 'tied pair')} ({_listed(ties)})"] if ties else []
     said += [f"kept {_count(duplicates, 'duplicate pair')}"] if duplicates else []
     said += [f"kept {_count(contradictions, 'pair')} given in both orders"] if contradictions else []
     if said:
@@ -425,10 +460,35 @@ def folds_by_prompt(dataset: Any, folds: int = 5, seed: int = 0) -> Iterator[tup
     return ((_take(dataset, ~held_out), _take(dataset, held_out)) for held_out in parts)
 
 
+def without_prompts_of(dataset: Any, held_out: Any) -> Any:
+    """The rows whose prompts are none of those held out, so that these are of prompts that were not trained on.
+
+    Args:
+        dataset: a `datasets.Dataset` or a list of rows with a `prompt`, a string or messages.
+        held_out: the same, of what is held out.
+
+    Returns:
+        rows as `dataset` is, in their order; perhaps none.
+
+    Example:
+
+    ```python
+    >>> without_prompts_of([{"prompt": prompt} for prompt in "abca"], [{"prompt": "a"}])
+    [{'prompt': 'b'}, {'prompt': 'c'}]
+
+    ```
+    """
+    kept = ~np.isin(_prompt_hashes(dataset), _prompt_hashes(held_out))
+    return dataset if kept.all() else _take(dataset, kept)
+
+
+def _prompt_hashes(dataset: Any, seed: int = 0) -> np.ndarray:
+    return np.fromiter((_hash(_canonical(row["prompt"]), seed) for row in _only(dataset, ["prompt"])), np.int64)
+
+
 def _ranks(dataset: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Each row's place of its prompt in the order of hashes, and the rows that each prompt has."""
-    hashes = np.fromiter((_hash(_canonical(row["prompt"]), seed) for row in _only(dataset, ["prompt"])), np.int64)
-    _, ranks, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
+    _, ranks, sizes = np.unique(_prompt_hashes(dataset, seed), return_inverse=True, return_counts=True)
     return ranks, sizes
 
 

@@ -41,9 +41,11 @@ ADAPTER_OPTIONS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 _OFF: tuple[Any, ...] = (None, False, 0, -1)  # -1: no `max_steps`
-_SECRET_NAME = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"\b(?:hf|sk|ghp|gho)[_-][A-Za-z0-9_-]{8,}")
-_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+_SECRET_WORD = r"(?:token(?!izer)|key|secret|password|credential|signature)"
+_SECRET_NAME = re.compile(rf"[\w.-]*{_SECRET_WORD}[\w.-]*|sig", re.IGNORECASE)
+_NAMED_SECRET = re.compile(rf"([\w.-]*{_SECRET_WORD}[\w.-]*|\bsig)=([^&#\s]+)", re.IGNORECASE)  # as in addresses
+_SECRET_VALUE = re.compile(r"\b(?:(?:hf|sk|gh[opsur])[_-]|github_pat_)[A-Za-z0-9_-]{8,}")
+_LOGIN = re.compile(r"(?<=://)[^/?#\s]+@")
 _MASK = "***"
 
 
@@ -74,14 +76,14 @@ def training_record(
     """
     return TrainingRecord(
         command=command_line(argv),
-        data=data,
+        data=data and without_secrets(data),
         fingerprint=fingerprint,
         pairs=pairs,
         hyperparameters=_options(args, OPTIONS) | ({} if adapter is None else _options(adapter, ADAPTER_OPTIONS)),
         versions=versions(),
         seconds=seconds,
         held_out=None if held_out is None else dict(held_out),
-        held_out_data=held_out_data,
+        held_out_data=held_out_data and without_secrets(held_out_data),
     )
 
 
@@ -117,13 +119,25 @@ def _masked(arguments: Sequence[str]) -> list[str]:
         elif equals and _is_secret(name):
             masked.append(f"{name}={_hidden(name, value)}")
         else:
-            masked.append(_LOGIN.sub(f"{_MASK}@", _SECRET_VALUE.sub(_MASK, argument)))
+            masked.append(without_secrets(argument))
         secret = argument if argument.startswith("-") and not equals and _is_secret(argument) else ""
     return masked
 
 
+def without_secrets(text: str) -> str:
+    """Mask what looks like a token, like the login of an address, or like a signature or key in its query.
+
+    Example:
+        >>> without_secrets("https://me:word@host/x.csv?part=1&sig=abc")
+        'https://***@host/x.csv?part=1&sig=***'
+    """
+    text = _NAMED_SECRET.sub(lambda found: f"{found[1]}={_hidden(found[1], found[2])}", text)
+    return _LOGIN.sub(f"{_MASK}@", _SECRET_VALUE.sub(_MASK, text))
+
+
 def _is_secret(name: str) -> bool:
-    return _SECRET_NAME.search(name.lower().replace("tokenizer", "")) is not None
+    """Whether an option's name is one of a secret; an address is no name."""
+    return _SECRET_NAME.fullmatch(name) is not None
 
 
 def _hidden(name: str, value: str) -> str:
@@ -147,7 +161,17 @@ def versions() -> dict[str, str]:
 def _options(holder: Any, names: Sequence[str]) -> dict[str, Any]:
     """Those that do something, as json holds them."""
     values = {name: getattr(holder, name, None) for name in names}
+    modules = values.get("target_modules")
+    if isinstance(modules, (set, list, tuple)):  # peft lists those of every layer
+        values["target_modules"] = {_kind(module) for module in modules}
     return {name: _plain(value) for name, value in values.items() if name == "seed" or value not in _OFF}
+
+
+def _kind(module: str) -> str:
+    """A module's name without what holds it: `q_proj` of `layers.0.self_attn.q_proj`, `mlp.0` of `layers.3.mlp.0`."""
+    parts = module.split(".")
+    named = [place for place, part in enumerate(parts) if not part.isdigit()]
+    return ".".join(parts[named[-1] :]) if named else module
 
 
 def _plain(value: Any) -> Any:

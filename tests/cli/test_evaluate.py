@@ -101,6 +101,28 @@ def test_only_the_first_pairs(command, arm_dir, pairs):
     assert cells(out, "accuracy") == [shown(found.summary.accuracy)] and cells(out, "pairs") == ["5"]
 
 
+def test_the_split_to_judge_on(arm_dir, pairs, tmp_path, capsys, caplog):
+    splits = tmp_path / "splits"
+    splits.mkdir()
+    for split, rows in (("train", pairs[:9]), ("validation", pairs[9:15])):
+        (splits / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["evaluate", "--data", str(splits), "--device", "cpu", "--reward-model", str(arm_dir)]
+    assert main(argv) == 0
+    assert capsys.readouterr().out.startswith("6 pairs of ")
+    assert "read the split 'validation', of ['train', 'validation']" in caplog.text
+    assert main([*argv, "--split", "train"]) == 0
+    assert capsys.readouterr().out.startswith("9 pairs of ")
+
+
+def test_bad_rows_can_be_left_out(arm_dir, pairs, tmp_path, capsys):
+    path = tmp_path / "bad.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*pairs[:5], {**pairs[5], "chosen": ""}]))
+    argv = ["evaluate", "--data", str(path), "--device", "cpu", "--reward-model", str(arm_dir)]
+    assert main(argv) == 2 and "Row 5 of" in capsys.readouterr().err
+    assert main([*argv, "--skip-bad-rows"]) == 0
+    assert capsys.readouterr().out.startswith("5 pairs of ")
+
+
 def test_pairs_that_do_not_fit_are_counted(command, arm_dir):
     out = command("--reward-model", arm_dir, "--max-length", "7")
     assert int(cells(out, "left out (too long)")[0]) + int(cells(out, "pairs")[0]) == 24

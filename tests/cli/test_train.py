@@ -131,10 +131,55 @@ def test_a_reward_model_is_trained_further(command: Any, tmp_path: Path) -> None
     assert [adapter["r"] for adapter in adapters] == [3, 3]
 
 
+def test_an_adapter_has_no_weights_of_its_own_to_train(
+    command: Any, lora_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = command("--lora-r", "2", "--target_modules=q_proj", "--max-steps", "1", model=str(lora_dir))
+    assert f"Without effect: --lora-r, --target-modules; the adapter of {lora_dir} is trained further." in out
+    monkeypatch.setattr(train, "_model", lambda *args: pytest.fail("the model was loaded"))
+    err = command("--full", model=str(lora_dir), output=str(tmp_path / "full"), status=2)
+    assert f"`--model` {str(lora_dir)!r} is an adapter of" in err and "Leave `--full` out" in err
+
+
+def test_low_precision_is_no_place_for_small_updates(command: Any, tmp_path: Path) -> None:
+    """bfloat16 has 8 bits: 1 + 5e-7 is 1."""
+    assert torch.tensor(1, dtype=torch.bfloat16) + 5e-7 == 1
+    more = ("--max-steps", "1", "--eval-size", "0")
+    out = command("--full", "--dtype", "bfloat16", *more)
+    assert "Warning: `--full --dtype bfloat16` rounds most updates of 5e-07 away. Use `--dtype float32`" in out
+    assert "Warning" not in command("--full", "--lora-r", "8", *more, output=str(tmp_path / "other"))
+
+
+def test_a_service_that_is_not_installed(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: False)
+    err = command("--report-to", "tensorboard", status=2)
+    assert "tensorboard" in err and "install" in err and err.count("\n") == 1
+
+
 def test_held_out_pairs_of_their_own(command: Any, tmp_path: Path) -> None:
     held_out = write_csv(tmp_path / "held-out.csv", ROWS[:5])
     out = command("--eval-data", str(held_out), "--max-pairs", "7")
-    assert "7 pairs to train on, 5 held out." in out
+    assert "Left 5 of 7 pairs out: `--eval-data` has their prompts." in out
+    assert "2 pairs to train on, 5 held out." in out
+    everything = str(write_csv(tmp_path / "everything.csv", ROWS))
+    assert "`--eval-data` has all prompts of `--data`" in command(
+        "--eval-data", everything, output=str(tmp_path / "other"), status=2
+    )
+
+
+def test_the_held_out_split_is_not_the_one_trained_on(
+    command: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    both, more = tmp_path / "both", ("--max-steps", "1")
+    both.mkdir()
+    for split, rows in (("train", ROWS[:20]), ("validation", ROWS[20:27]), ("test", ROWS[27:32])):
+        write_csv(both / f"{split}.csv", rows)
+    out = command("--eval-data", str(both), *more, data=str(both))
+    assert "20 pairs to train on, 5 held out." in out
+    for split in ("train", "test"):
+        assert f"read the split '{split}', of ['test', 'train', 'validation']" in caplog.text
+    other = ("--eval-data", str(both), "--eval-split", "validation")
+    assert "20 pairs to train on, 7 held out." in command(*other, *more, data=str(both), output=str(tmp_path / "other"))
 
 
 def test_resuming_ends_where_an_undisturbed_run_ends(command: Any, tmp_path: Path) -> None:
@@ -220,7 +265,9 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
 def test_the_example_file_is_read() -> None:
     given = train.parser().parse(["--config", str(ROOT / "examples" / "train.yaml"), "--use-cpu"])
     train._check(given)
-    assert train._arguments(given).objective == "harmless"
+    arguments = train._arguments(given)
+    assert (arguments.objective, arguments.bf16) == ("harmless", False)  # a CPU has none
+    assert given.data == "Anthropic/hh-rlhf/harmless-base"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +303,11 @@ def test_bad_files(text: str, said: str, tmp_path: Path) -> None:
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--config", "nowhere.yaml"], "`--config` 'nowhere.yaml' could not be read"),
         (["--loss-type", "square"], "`loss_type` must be one of"),
-        (["--max-pairs", "1"], "same prompt"),
+        (
+            ["--max-pairs", "1"],
+            "same prompt, so no split can keep it out of one part. Hold none out with `--eval-size 0`",
+        ),
+        (["--eval-split", "test"], "`--eval-split` is a split of `--eval-data`, which is missing."),
     ],
 )
 def test_bad_input_is_one_sentence_before_the_model_is_loaded(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genarm_hf.training.formats import BadRow, as_messages, detect, survey
+from genarm_hf.training.formats import BadRow, as_messages, detect, repeats_prompt, survey
 
 
 def user(text: str) -> dict[str, str]:
@@ -39,6 +39,28 @@ def test_explicit_prompt() -> None:
     row = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
     assert read(row | {"source": "TRL"}) == ("The sky is", " blue.", " green.")
     assert read(row | {"prompt": ""}) == ("", " blue.", " green.")
+
+
+def test_repeated_prompts() -> None:
+    row = {"prompt": "Q: why?", "chosen": "Q: why? Because.", "rejected": "Q: why? No."}
+    plain = detect(survey([row]))
+    assert repeats_prompt(plain, [row]) and plain(row) == row
+    form = detect(survey([row]), repeats=True)
+    assert form(row) == {"prompt": "Q: why?", "chosen": " Because.", "rejected": " No."}
+    for other in (row | {"rejected": " No."}, row | {"prompt": ""}, row | {"chosen": "Because."}):
+        assert form(other) == other  # only one begins with it, or there is nothing to take off
+    with pytest.raises(BadRow, match="empty response: 'chosen' says nothing after the prompt"):
+        form(row | {"chosen": "Q: why? "})
+
+
+def test_some_answers_begin_with_their_prompt_by_chance() -> None:
+    greeting = {"prompt": "Hi", "chosen": "Hi there", "rejected": "Hit"}
+    question = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
+    form = detect(survey([greeting]))
+    assert not repeats_prompt(form, [greeting, question])
+    assert repeats_prompt(form, [greeting, question, greeting, {"prompt": 3}])  # bad rows do not count
+    messages = {"prompt": [user("a")], "chosen": [assistant("b")], "rejected": [assistant("c")]}
+    assert not repeats_prompt(detect(survey([messages])), [messages])
 
 
 def test_explicit_prompt_of_messages() -> None:
@@ -278,6 +300,11 @@ def test_flaws_of_texts(change: dict[str, Any], message: str) -> None:
     row = {"prompt": "p", "chosen": "c", "rejected": "r"}
     with pytest.raises(BadRow, match=message):
         read(row | change, first=row)
+
+
+def test_columns_of_lists_are_no_messages() -> None:
+    with pytest.raises(BadRow, match="got 'b': a text is a string, not a list, and each pair is a row of its own"):
+        read({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
 
 
 def test_a_row_is_a_mapping() -> None:

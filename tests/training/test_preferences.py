@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genarm_hf.training import fingerprint, folds_by_prompt, load_preferences, split_by_prompt
+from genarm_hf.training.preferences import HELD_OUT_SPLITS, without_prompts_of
 
 datasets = pytest.importorskip("datasets")
 
@@ -111,6 +112,20 @@ def test_splits() -> None:
         load_preferences({"train": one, "test": other}, split="eval")
     with pytest.raises(ValueError, match="sources with several splits"):
         load_preferences(one, split="train")
+
+
+def test_splits_that_are_preferred(caplog: pytest.LogCaptureFixture) -> None:
+    splits = {name: datasets.Dataset.from_list([pair(name)]) for name in ("train", "validation", "eval")}
+
+    def load(*names: str, **options: Any) -> str:
+        caplog.clear()
+        return load_preferences({name: splits[name] for name in names}, prefer=HELD_OUT_SPLITS, **options)[0]["prompt"]
+
+    assert load("train", "eval", "validation") == "validation"
+    assert "read the split 'validation', of ['eval', 'train', 'validation']" in caplog.text
+    assert load("eval", "train") == "eval"
+    assert load("train") == "train" and not caplog.text
+    assert load("train", "eval", split="train") == "train" and not caplog.text
 
 
 @pytest.mark.parametrize(
@@ -255,6 +270,38 @@ def test_no_row_is_left(tmp_path: Path) -> None:
 def test_a_first_batch_without_a_good_row() -> None:
     rows = [pair(chosen=" ")] * 1000 + [pair()]
     assert load_preferences(datasets.Dataset.from_list(rows), skip_bad_rows=True).to_list() == [pair()]
+
+
+def test_one_object_over_several_lines(tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"prompt": ["p"], "chosen": ["c"], "rejected": ["r"]}, indent=1))
+        with pytest.raises(ValueError, match=r"one json object over several lines\. It must be a list"):
+            load_preferences(tmp_path / name, skip_bad_rows=True)
+
+
+def test_folders_without_data(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is a folder without data: it must hold json"):
+        load_preferences(tmp_path)
+
+
+def test_repeated_prompts_are_taken_off_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [pair("Q?", "Q? a", "Q? b"), pair("R?", "R? a", "R? b"), pair("S?", " a", " b"), pair("", "a", "b")]
+    rows.append(pair("T?", "T? a", "T? b"))
+    for source in sources(rows, tmp_path):
+        caplog.clear()
+        loaded = load_preferences(source)
+        assert loaded.column_names == ["prompt", "chosen", "rejected"]
+        assert loaded["chosen"][:] == [" a", " a", " a", "a", " a"]
+        assert "took the prompt off the responses of 3 pairs, which began with it. 5 pairs left." in caplog.text
+
+
+def test_prompts_of_others_are_left_out() -> None:
+    rows = [pair("a"), pair("b", "x"), pair("c"), pair("b")]
+    for dataset in (rows, datasets.Dataset.from_list(rows)):
+        assert list(without_prompts_of(dataset, [pair("b"), pair("d")])) == [rows[0], rows[2]]
+        assert without_prompts_of(dataset, [pair("d")]) is dataset
+        assert len(without_prompts_of(dataset, rows)) == 0
+    assert len(without_prompts_of([CHAT], [CHAT])) == 0
 
 
 def test_pairs_are_counted(caplog: pytest.LogCaptureFixture) -> None:

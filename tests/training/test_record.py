@@ -26,6 +26,14 @@ from .toys import arguments
         (["--max-tokens-per-batch", "4096"], "--max-tokens-per-batch 4096"),
         (["--tokenizer", "org/name"], "--tokenizer org/name"),
         (["--data", "a b.csv"], "--data 'a b.csv'"),
+        (["--data", "https://u:p@h/x?token=abc&n=1"], "--data 'https://***@h/x?token=***&n=1'"),
+        (["--data=https://u:p@h/x?token=abc"], "'--data=https://***@h/x?token=***'"),
+        (["--data=https://u:p@ss@h/x"], "'--data=https://***@h/x'"),
+        (["--data", "https://h/x?X-Amz-Signature=ab%2B&sig=c"], "--data 'https://h/x?X-Amz-Signature=***&sig=***'"),
+        (["--data=https://h/x?design=a&me=b@c"], "'--data=https://h/x?design=a&me=b@c'"),
+        (["--note=github_pat_11ABCDEFG0_xyz"], "'--note=***'"),
+        (["--max-tokens-per-batch=4096"], "--max-tokens-per-batch=4096"),
+        (["--tokenizer=org/name?token=abc"], "'--tokenizer=org/name?token=***'"),
     ],
 )
 def test_secrets_are_masked(arguments: list[str], expected: str) -> None:
@@ -63,6 +71,21 @@ def test_record(tmp_path: Path) -> None:
     assert training_record(arguments(tmp_path, seed=0), argv=["train.py"]).hyperparameters["seed"] == 0
     text = json.dumps(asdict(record))
     assert "hf_abc" not in text and json.loads(text) == asdict(record)
+
+
+def test_data_is_named_without_secrets(tmp_path: Path) -> None:
+    source = "https://me:word@host/x.csv?sig=abc"
+    record = training_record(arguments(tmp_path), data=source, held_out_data=source, argv=["train.py"])
+    assert record.data == record.held_out_data == "https://***@host/x.csv?sig=***"
+
+
+def test_modules_are_named_once(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    modules = [f"model.layers.{layer}.{name}" for layer in range(3) for name in ("mlp.up", "attn.out.0", "q_proj")]
+    lora = LoraConfig(r=4, target_modules=modules, task_type="CAUSAL_LM")
+    options = training_record(arguments(tmp_path), adapter=lora, argv=["train.py"]).hyperparameters
+    assert options["target_modules"] == ["out.0", "q_proj", "up"]
 
 
 def test_record_of_an_adapter(tmp_path: Path) -> None:
