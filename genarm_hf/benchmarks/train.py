@@ -8,9 +8,9 @@ trainer does around them.
 import gc
 import math
 import random
-import resource
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
@@ -229,11 +229,13 @@ def _no_tokenizer() -> Any:
 def peak_memory(name: str, shape: str, size: int, dtype: torch.dtype, device: str) -> float:
     """Most memory that a step takes above what model and trainer hold, in MB.
 
-    On the CPU a process of its own measures it, since memory that was freed is not always given back; on a GPU, torch's
-    own count.
+    On the CPU a process of its own measures it, since memory that was freed is not always given back (Linux only; nan
+    elsewhere); on a GPU, torch's own count.
     """
     if device != "cpu":
         return _peak_on_accelerator(name, shape, size, dtype, device)
+    if not Path("/proc/self/clear_refs").exists():
+        return math.nan
     import multiprocessing
 
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -255,14 +257,16 @@ def _peak_of_process(name: str, shape: str, size: int, dtype: torch.dtype, threa
     step = build(name, shape, size, dtype, "cpu")
     step(_small(_longest_batch(shape, size)))  # what is made once
     gc.collect()
-    before = _resident()
+    # `ru_maxrss` would be that of the parent, if it was larger: it outlives the start of another program
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the peak starts from here
+    before = _memory("VmRSS")
     step(_longest_batch(shape, size))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return _memory("VmHWM") - before
 
 
-def _resident() -> float:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+def _memory(name: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _peak_on_accelerator(name: str, shape: str, size: int, dtype: torch.dtype, device: str) -> float:
