@@ -59,6 +59,13 @@ def test_environment_variable_leaves_generate_alone() -> None:
     run(code, GENARM_HF_NO_INSTALL="1")
 
 
+@pytest.mark.parametrize("first", ["install()", "GenARMGenerationMixin", "guide"])
+def test_public_names_before_transformers(first: str) -> None:
+    """Whatever is touched first imports transformers, which calls back to install what is just being imported."""
+    code = f"import genarm_hf\ngenarm_hf.{first}\nfrom transformers import GenerationMixin\n"
+    assert run(code + "print(GenerationMixin.generate.__code__.co_filename)").endswith("generation.py")
+
+
 def test_install_is_idempotent_and_reversible() -> None:
     code = STOCK + (
         "def state():\n"

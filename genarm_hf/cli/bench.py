@@ -11,7 +11,7 @@ from .loading import load_base, quiet
 from .parsing import CommandParser, UsageError
 from .text import table
 
-SUITES = ("decode", "shared", "train", "preferences")
+SUITES = ("decode", "shared", "speculative", "train", "preferences")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -51,7 +51,8 @@ def parser() -> CommandParser:
         "neighbours.",
         positional=(
             "suite",
-            "decode: two separate models; shared: LoRA reward models on the base's own weights; train: training steps; "
+            "decode: two separate models; shared: LoRA reward models on the base's own weights; "
+            "speculative: drafts by a trained reward model, or by a small base that it guides; train: training steps; "
             "preferences: what is learned from --data, by cross-validation",
         ),
     )
@@ -127,9 +128,10 @@ def _rows(options: BenchOptions) -> Iterator[dict[str, Any]]:
     import torch
     from tqdm import tqdm
 
-    from ..benchmarks import decode, shared, train
+    from ..benchmarks import decode, shared, speculative, train
 
-    module: Any = {"decode": decode, "shared": shared, "train": train}[options.suite]
+    suites = {"decode": decode, "shared": shared, "speculative": speculative, "train": train}
+    module: Any = suites[options.suite]
     wanted = [shape for shape in options.shapes.split(",") if shape]
     cases = [case for case in module.CASES if not wanted or case[0] in wanted]
     if not cases:
@@ -171,6 +173,25 @@ def _shared_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]
     ]
 
 
+def _speculative_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    header = ["draft", "decoding", "base ms/token", "base / draft", "tokens/base forward", "acceptance"]
+    header += ["token by token / unguided", "speculative / unguided", "asked"]
+    return header, [
+        [
+            row["draft"],
+            "sampling" if row["sampling"] else "greedy",
+            f"{row['base_ms_per_token']:.1f}",
+            f"{row['base_of_draft']['median']:.1f}",
+            f"{row['tokens_per_base_forward']:.2f}",
+            f"{100 * row['acceptance']:.0f} %",
+            _spread(row["guided_of_base"]),
+            _spread(row["speculative_of_base"]),
+            str(row["asked"]),
+        ]
+        for row in rows
+    ]
+
+
 def _train_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     header = ["model", "vocabulary", "batch", "system", "pairs/s", "times plain loop", "times TRL", "peak memory MB"]
     return header, [
@@ -204,4 +225,10 @@ def _preference_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[
     return header, cells
 
 
-_TABLES = {"decode": _decode_table, "shared": _shared_table, "train": _train_table, "preferences": _preference_table}
+_TABLES = {
+    "decode": _decode_table,
+    "shared": _shared_table,
+    "speculative": _speculative_table,
+    "train": _train_table,
+    "preferences": _preference_table,
+}

@@ -24,6 +24,8 @@ class GuidedCall:
             hold the rest.
         prompt_mask: `(batch, prompt_length)` expanded, None without padding.
         output_rewards: whether every reward model is to score the result.
+        assisted: whether drafts are asked for, by an assistant or otherwise.
+        speculation: what drafting did; None without drafts.
     """
 
     guidance: Guidance
@@ -32,6 +34,8 @@ class GuidedCall:
     prompt_ids: Tensor | None = None
     prompt_mask: Tensor | None = None
     output_rewards: bool = False
+    assisted: bool = False
+    speculation: Any = None
 
     def _readers(self) -> Iterable[tuple[int, Any, RewardPrompt | None]]:
         """Reward models that will read: those at work, and all where rewards are asked for."""
@@ -47,8 +51,14 @@ class GuidedCall:
             length: tokens of the prompt that reward models read; None where it has no ids.
 
         Raises:
-            ValueError: alpha or reward prompts for another batch, or a prompt that a reward model cannot read.
+            ValueError: several prompts where drafts are asked for, alpha or reward prompts for another batch, or a
+                prompt that a reward model cannot read.
         """
+        if self.assisted and rows > 1:
+            raise ValueError(
+                f"Assisted decoding (`assistant_model`, `prompt_lookup_num_tokens`) takes one prompt at a time, and "
+                f"the inputs have {rows} rows. Generate them one by one, or as a batch without drafts."
+            )
         self.guidance.check_rows(rows)
         for index, model, prompt in self._readers():
             if prompt is not None:

@@ -109,8 +109,6 @@ def generate_guided(stock: Any, model: Any, args: tuple, kwargs: dict[str, Any])
         tokenizer=kwargs.get("tokenizer"),
         reward_tokenizers=ours.get("reward_tokenizers"),
     )
-    if "assistant_model" in kwargs:
-        kwargs["assistant_model"] = _as_assistant(kwargs["assistant_model"])
     return guided.generate(*args, output_rewards=bool(ours.get("output_rewards")), **kwargs)
 
 
@@ -138,12 +136,6 @@ def _configured(model: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, An
         if config is not None and getattr(config, "reward_models", None):
             return {"reward_models": config.reward_models, "alpha": getattr(config, "alpha", None)}
     return None
-
-
-def _as_assistant(assistant: Any) -> Any:
-    """The model that drafts: a reward model drafts with its causal LM."""
-    is_reward_model = getattr(getattr(assistant, "config", None), "model_type", None) == "genarm"
-    return assistant.causal_lm if is_reward_model else assistant
 
 
 _NO_CONTINUOUS_BATCHING = (

@@ -17,7 +17,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import StaticCache
 from transformers.generation import GenerationMode
+from transformers.generation.configuration_utils import ALL_STATIC_CACHE_IMPLEMENTATIONS
 from transformers.utils import logging
 
 from ..guidance import Alpha, position_ids_from_mask, token_logprobs
@@ -30,6 +32,7 @@ from .reward_models import as_reward_lm, check_positions, default_alpha
 from .reward_prompts import as_reward_prompts
 from .reward_reader import CACHE_NAMES, RewardReader
 from .shared_backbone import SharedBackbone, has_adapters, takes_inputs, why_not_shared, without_adapters
+from .speculative import OTHER_DRAFTS, Speculation, as_assistant, counted, drafting_model, guided_drafts
 
 logger = logging.get_logger(__name__)
 
@@ -41,6 +44,7 @@ _HOOKS = (
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_always_called",
 )
+_DRAFT_ARGUMENTS = ("assistant_model", "input_ids", "inputs_tensor", "generation_config", "logits_processor")
 _INSTANCE_OVERRIDES = (
     "forward",
     "_old_forward",
@@ -97,6 +101,8 @@ class GuidedModel:
     def _guided_outputs(self, kwargs: dict[str, Any]) -> Any:
         reading = self._start_reading(kwargs)
         opinions: dict[int, Tensor] = {}
+        if self._call is not None and self._call.speculation is not None:
+            self._call.speculation.base_forwards += 1
         if reading is None or reading.shared is None:
             outputs = self._base(**kwargs, return_dict=True)
         else:
@@ -141,7 +147,8 @@ class GuidedModel:
             reward_inputs: prompts of the reward models' own, for this call.
             output_rewards: with `return_dict_in_generate=True`, add `rewards`: float32 `(arms, sequences,
                 new_tokens)`, log pi_i of each generated token in nats, 0 behind the end of a sequence.
-            **kwargs: as in `generate()`.
+            **kwargs: as in `generate()`. With drafts (`assistant_model`, `prompt_lookup_num_tokens`) and
+                `return_dict_in_generate=True`, the output has `speculation`, see [`Speculation`].
         """
         guidance = self._guidance
         if alpha is not None:
@@ -159,14 +166,53 @@ class GuidedModel:
         if _asked(self, args, kwargs, "assistant_early_exit"):
             # the base drafts with fewer layers than a joint pass has
             guidance = replace(guidance, on_base=())
-        call = _stand_in(self._base, guidance, GuidedCall(guidance, output_rewards=output_rewards))
+        assisted = self._check_assisted(args, kwargs)
+        call = _stand_in(self._base, guidance, GuidedCall(guidance, output_rewards=output_rewards, assisted=assisted))
         with _evaluating(guidance.models):
             outputs = super(GuidedModel, call).generate(*args, **kwargs)  # type: ignore[misc]
             if output_rewards:
                 from .rewards import generated_rewards
 
                 outputs["rewards"] = generated_rewards(call._call, outputs.sequences, call._end_ids(args, kwargs))
+            if call._call.speculation is not None and not isinstance(outputs, Tensor):
+                outputs["speculation"] = call._call.speculation.finish()
         return outputs
+
+    def _check_assisted(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Whether the call asks for drafts; they need a cache that can be rolled back."""
+        asked = kwargs.get("assistant_model"), *(_asked(self, args, kwargs, name) for name in OTHER_DRAFTS)
+        if all(value is None or value is False for value in asked):
+            return False
+        kwargs["assistant_model"] = as_assistant(kwargs.get("assistant_model"), self._guidance.models)
+        implementation = str(_asked(self, args, kwargs, "cache_implementation") or "")
+        if implementation in ALL_STATIC_CACHE_IMPLEMENTATIONS or isinstance(kwargs.get("past_key_values"), StaticCache):
+            raise ValueError(
+                "Assisted decoding rolls rejected drafts back, which static caches cannot do: leave out "
+                "`cache_implementation` and static `past_key_values`, or the assistant."
+            )
+        return True
+
+    def _validate_generation_mode(self, mode: Any, generation_config: Any, arguments: dict[str, Any]) -> None:
+        if self._call is not None and drafting_model(self._call.guidance, arguments.get("assistant_model")) is not None:
+            # its vocabulary has been compared with the base's already, and may be padded otherwise
+            arguments = {name: value for name, value in arguments.items() if name != "assistant_model"}
+        super()._validate_generation_mode(mode, generation_config, arguments)  # type: ignore[misc]
+
+    def _get_candidate_generator(self, **kwargs: Any) -> Any:
+        """Stock's drafts, or the reward models' own, alone or with a small base."""
+        if self._call is None:
+            return super()._get_candidate_generator(**kwargs)  # type: ignore[misc]
+        generator = None
+        if kwargs.get("assistant_model") is not None:
+            stock = {name: kwargs[name] for name in _DRAFT_ARGUMENTS}
+            tokenizers = kwargs.get("target_tokenizer"), kwargs.get("assistant_tokenizer")
+            generator = guided_drafts(self._call, self._vocab, kwargs["model_kwargs"], tokenizers, **stock)
+        if generator is None:
+            generator = super()._get_candidate_generator(**kwargs)  # type: ignore[misc]
+        cache = kwargs["model_kwargs"].get("past_key_values")
+        readers = cache.readers if isinstance(cache, GuidedCache) else []
+        self._call.speculation = Speculation(readers=readers, small=getattr(generator, "small", None))
+        return counted(generator, self._call.speculation)
 
     def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> Any:
         inputs, name, model_kwargs = super()._prepare_model_inputs(*args, **kwargs)  # type: ignore[misc]
@@ -198,6 +244,11 @@ class GuidedModel:
             return result
         name = next((name for name in CACHE_NAMES if model_kwargs.get(name) is not None), "")
         past = _past_length(model_kwargs[name]) if name else 0
+        if past and call.assisted:
+            raise ValueError(
+                f"`past_key_values` holds {past} tokens, which transformers' assisted decoding would read a second "
+                "time. Pass the whole text without a cache, or generate without drafts."
+            )
         call.place_prompt(
             generation_config, None if self._is_encoder_decoder else model_kwargs.get("inputs_embeds"), past
         )

@@ -36,6 +36,7 @@ class RewardReader:
         mask: `(batch, read + pending)`, 1 = token; None while nothing is masked.
         vocab: size of the model's vocabulary.
         base_vocab: size of the base's, where ids come from.
+        forwards: how often the model has run.
     """
 
     model: Any
@@ -45,6 +46,7 @@ class RewardReader:
     mask: Tensor | None = None
     vocab: int = 0
     base_vocab: int = 0
+    forwards: int = 0
 
     @classmethod
     def open(
@@ -86,6 +88,7 @@ class RewardReader:
         ids = self.pending
         assert ids is not None and ids.shape[1] >= keep, "logits asked for tokens that were not noted"
         outputs = self.model(**self._inputs(ids, keep))
+        self.forwards += 1
         if self.cache is not None:
             self.read += ids.shape[1]
             self.pending = None

@@ -13,6 +13,7 @@ from genarm_hf.benchmarks.decode import bench_decode
 from genarm_hf.benchmarks.preferences import bench_preferences, small_language_model
 from genarm_hf.benchmarks.shapes import SHAPES, Shape, parameters
 from genarm_hf.benchmarks.shared import bench_shared
+from genarm_hf.benchmarks.speculative import bench_speculative, with_layers
 from genarm_hf.benchmarks.timing import alternate, ratio
 from genarm_hf.benchmarks.train import build, hh_like_pairs
 
@@ -45,6 +46,28 @@ def test_decode_reports_a_fraction_of_the_physical_sum() -> None:
 def test_shared_compares_one_pass_with_separate_ones() -> None:
     (row,) = bench_shared([("1M", 1, 2)], new_tokens=4, prompt_length=4, repeats=2)
     assert row["one_pass_of_base"]["median"] > 0 and row["separate_of_base"]["median"] > 0
+
+
+def test_a_deepened_model_has_the_same_distribution() -> None:
+    base, ids = tiny("llama"), torch.randint(3, 48, (2, 9))
+    deep = with_layers(base, 5)
+    assert len(deep.model.layers) == 5 and len(base.model.layers) == 2
+    assert torch.equal(deep(ids).logits, base(ids).logits)
+    assert torch.equal(with_layers(deep, 2)(ids).logits, base(ids).logits)
+    assert not torch.equal(with_layers(base, 1)(ids).logits, base(ids).logits)
+
+
+def test_speculative_compares_drafts_with_the_unguided_base() -> None:
+    pytest.importorskip("peft")
+    pytest.importorskip("datasets")
+    cases = [("reward model", False, 6), ("small base", True, 6)]
+    rows = list(bench_speculative(cases, repeats=2, prompts=1, new_tokens=12, pairs=8))
+    assert [row["draft"] for row in rows] == ["reward model", "small base"]
+    for row in rows:
+        assert row["speculative_of_base"]["median"] > 0 and row["guided_of_base"]["median"] > 0
+        assert row["tokens_per_base_forward"] > 1 and 0 < row["acceptance"] <= 1
+        # a base forward gives one token, and each draft that is accepted another one
+        assert row["reward_forwards_per_token"] >= 1
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Any, capsys: Any) -> None:
