@@ -317,12 +317,12 @@ def _unsuitable_layer(layer: Any) -> str | None:
 
 
 def _foreign_weight(base: Any, arm: Any, layers: dict[str, Any]) -> str | None:
-    """Name of a weight that is not the base's own tensor."""
+    """A weight that is not the base's own tensor, or one of the base's that the reward model does without."""
     own = dict(base.named_parameters(remove_duplicate=False))
-    for name, parameter in arm.named_parameters(remove_duplicate=False):
-        if "lora_" in name:
-            continue
-        plain = name.replace(".base_layer.", ".")
-        if plain not in own or own[plain].data_ptr() != parameter.data_ptr():
-            return f"{plain} is not the base's own tensor (attach the adapter with `base_model=`)"
-    return None
+    named = arm.named_parameters(remove_duplicate=False)
+    found = {name.replace(".base_layer.", "."): tensor for name, tensor in named if "lora_" not in name}
+    for name, tensor in found.items():
+        if name not in own or own[name].data_ptr() != tensor.data_ptr():
+            return f"{name} is not the base's own tensor (attach the adapter with `base_model=`)"
+    lacking = next((name for name in own if name not in found), None)
+    return None if lacking is None else f"it lacks the base's {lacking}"

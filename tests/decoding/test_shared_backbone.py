@@ -336,3 +336,18 @@ def test_what_cannot_be_shared_falls_back_and_says_why(change: dict[str, Any], r
         base.generate(**prompt, reward_models=[arm], alpha=0.7, share_backbone=True, **GREEDY)
     if handle is not None:
         handle.remove()
+
+
+def test_a_shallower_model_on_the_same_tensors_reads_by_itself() -> None:
+    """All of its tensors are the base's; not all of the base's are its own."""
+    from genarm_hf.adapters import share_weights
+
+    base, prompt = tiny("llama"), prompts(2)
+    shallow = share_weights(base)
+    shallow.model.layers = shallow.model.layers[:1]
+    shallow.config.num_hidden_layers = 1
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    arm = peft.get_peft_model(shallow, config).eval()
+    assert "it lacks the base's model.layers.1." in str(why_not_shared(base, arm.get_base_model()))
+    separate = base.generate(**prompt, reward_models=[arm], alpha=0.7, share_backbone=False, **GREEDY)
+    assert torch.equal(base.generate(**prompt, reward_models=[arm], alpha=0.7, **GREEDY), separate)
