@@ -26,7 +26,7 @@ class BenchOptions:
     )
     device: str = field(default="cpu", metadata={"help": "cpu, cuda, ...", "metavar": "D"})
     compile: bool = field(default=False, metadata={"help": "static cache and compiled forwards (suite shared)"})
-    shapes: str = field(default="", metadata={"help": "only cases of these shapes, such as 1M,15M", "metavar": "S,S"})
+    shapes: str = field(default="", metadata={"help": "only these shapes, such as 1M,15M or 1B", "metavar": "S,S"})
     output: str = field(default="", metadata={"help": "also write the numbers to this json file", "metavar": "FILE"})
     data: str = field(default="", metadata={"help": "preference pairs (suite preferences)", "metavar": "SOURCE"})
     texts: str = field(
@@ -129,11 +129,14 @@ def _rows(options: BenchOptions) -> Iterator[dict[str, Any]]:
     from tqdm import tqdm
 
     from ..benchmarks import decode, shared, speculative, train
+    from ..benchmarks.shapes import SHAPES
 
     suites = {"decode": decode, "shared": shared, "speculative": speculative, "train": train}
     module: Any = suites[options.suite]
     wanted = [shape for shape in options.shapes.split(",") if shape]
     cases = [case for case in module.CASES if not wanted or case[0] in wanted]
+    if not cases and options.suite != "speculative":  # shapes that are too large for a test of everything
+        cases = [(shape, *module.CASES[0][1:]) for shape in wanted if shape in SHAPES]
     if not cases:
         raise UsageError(f"bench: no case of {options.suite} has the shape {options.shapes!r}.")
     extra: dict[str, Any] = {"compiled": options.compile} if options.suite == "shared" else {}

@@ -133,6 +133,16 @@ def test_train_reports_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------- what is learned
 
 
+def test_other_shapes_than_the_usual_ones_can_be_asked_for(tmp_path: Any, capsys: Any) -> None:
+    """For a GPU, say; here a small one that the suite leaves out by itself."""
+    from genarm_hf.cli import main
+
+    path = tmp_path / "shared.json"
+    assert main(["bench", "--shapes", "1M", "--repeats", "1", "--output", str(path), "shared"]) == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    assert (row["shape"], row["batch"], row["reward_models"]) == ("1M", 1, 1)
+
+
 def test_cross_validation_holds_every_pair_out_once() -> None:
     """On the toy preference: a reward model learns it, words tell it, length does not."""
     datasets = pytest.importorskip("datasets")
