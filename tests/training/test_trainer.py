@@ -484,3 +484,16 @@ def test_model_card_of_the_hub(base: Any, tokenizer: Any, tmp_path: Path) -> Non
     card = (tmp_path / "arm" / "README.md").read_text()
     assert "library_name: genarm-hf" in card
     assert "org/kind-arm" in card
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_on_a_gpu_is_training_on_a_cpu(dtype: torch.dtype, tokenizer: Any, tmp_path: Path) -> None:
+    losses = []
+    for use_cpu in (True, False):
+        args = arguments(tmp_path, use_cpu=use_cpu, learning_rate=1e-3, logging_steps=1, max_tokens_per_batch=40)
+        trainer = ARMTrainer(tiny().to(dtype), args, toy_pairs(32), processing_class=tokenizer)
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3 if dtype == torch.float32 else 0.1)
