@@ -1,9 +1,8 @@
-"""The mathematics of training, on tensors alone: log-probabilities of responses and the loss of preference pairs.
+"""The mathematics of training, on tensors alone: the loss of preference pairs.
 
-Shapes are written with the legend `batch`, `length`, `vocab`; log-probabilities and losses are in nats.
+Shapes are written with the legend `batch`; log-probabilities and losses are in nats.
 """
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
@@ -48,6 +47,7 @@ def preference_loss(
     Example:
 
     ```python
+    >>> import torch
     >>> preference_loss(torch.tensor([-2.0]), torch.tensor([-2.0]), beta=0.05).exp()  # undecided: log 2
     tensor([2.])
     >>> preference_loss(torch.tensor([-1.0, -3.0]), torch.tensor([-3.0, -1.0]), beta=1.0)
@@ -102,43 +102,10 @@ def length_normalized(logps: Tensor, lengths: Tensor) -> Tensor:
     Example:
 
     ```python
+    >>> import torch
     >>> length_normalized(torch.tensor([-6.0, -6.0]), torch.tensor([2, 3]))
     tensor([-3., -2.])
 
     ```
     """
     return logps / lengths.to(logps.dtype)
-
-
-def response_logprobs(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Tensor:
-    """Log-probability of each response: the sum over its tokens (arXiv 2410.08193).
-
-    Only positions that predict a response token are normalised, in float32.
-
-    Args:
-        logits: `(batch, kept, vocab)`; row t predicts token t + 1. All positions (`kept = length`), or only the last
-            `kept` ones, which must start no later than the position before the first response token.
-        input_ids: `(batch, length)`.
-        response_mask: `(batch, length)`, 1 for the tokens of the response, 0 for prompt and padding.
-
-    Returns:
-        `(batch,)` in nats, float32 (float64 for float64 logits).
-
-    Example:
-
-    ```python
-    >>> logits = torch.zeros(1, 4, 8)  # every token has probability 1/8
-    >>> response_logprobs(logits, torch.tensor([[1, 2, 3, 4]]), torch.tensor([[0, 0, 1, 1]])).exp()
-    tensor([0.0156])
-
-    ```
-    """
-    # logits at t predict token t + 1, and the last ones predict what lies behind the end
-    start = input_ids.shape[1] - logits.shape[1] + 1
-    predicted = response_mask[:, start:].bool()
-    targets = input_ids[:, start:][predicted]
-    predictions = logits[:, :-1][predicted]
-    predictions = predictions.to(torch.promote_types(predictions.dtype, torch.float32))
-    token_logps = predictions.gather(-1, targets[:, None]).squeeze(-1) - predictions.logsumexp(-1)
-    # masked_scatter and not index_add: the same order of summation on every device and in every run
-    return torch.zeros_like(predicted, dtype=token_logps.dtype).masked_scatter(predicted, token_logps).sum(-1)

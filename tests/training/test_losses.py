@@ -1,4 +1,4 @@
-"""Preference loss and response log-probabilities: hand arithmetic, gradients, symmetries."""
+"""Preference loss: hand arithmetic, gradients, symmetries."""
 
 import math
 
@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genarm_hf.guidance import token_logprobs
-from genarm_hf.training.losses import length_normalized, preference_loss, response_logprobs
+from genarm_hf.training.losses import length_normalized, preference_loss
 
 logps = st.floats(-200, 0, allow_nan=False)
 betas = st.floats(0.01, 5)
@@ -131,53 +130,3 @@ def test_losses_that_do_not_exist(options: dict, message: str) -> None:
 def test_equally_likely_tokens_are_worth_the_same_at_any_length(length: int, per_token: float) -> None:
     logps = torch.tensor([length * per_token], dtype=torch.float64)
     assert length_normalized(logps, torch.tensor([length])).item() == pytest.approx(per_token)
-
-
-def _random_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(3, 7, 11, generator=generator)
-    ids = torch.randint(0, 11, (3, 7), generator=generator)
-    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1]])
-    return logits, ids, mask
-
-
-def test_response_logprobs_by_loop() -> None:
-    logits, ids, mask = _random_batch()
-    expected = [
-        sum(logits[row, t - 1].log_softmax(-1)[ids[row, t]].item() for t in range(7) if mask[row, t])
-        for row in range(3)
-    ]
-    assert response_logprobs(logits, ids, mask).tolist() == pytest.approx(expected, rel=1e-5)
-
-
-def test_response_logprobs_are_the_sum_of_token_rewards() -> None:
-    logits, ids, mask = _random_batch(1)
-    assert torch.allclose(response_logprobs(logits, ids, mask), (token_logprobs(logits, ids) * mask).sum(-1))
-
-
-@pytest.mark.parametrize("kept", [6, 7])
-def test_last_logits_suffice(kept: int) -> None:
-    logits, ids, mask = _random_batch()
-    assert torch.equal(response_logprobs(logits[:, -kept:], ids, mask), response_logprobs(logits, ids, mask))
-
-
-def test_half_precision_logits_are_summed_in_float32() -> None:
-    logits, ids, mask = _random_batch()
-    half = response_logprobs(logits.bfloat16(), ids, mask)
-    assert half.dtype == torch.float32
-    assert response_logprobs(logits.double(), ids, mask).dtype == torch.float64
-    assert torch.equal(half, response_logprobs(logits.bfloat16().float(), ids, mask))
-
-
-def test_only_predicting_positions_get_a_gradient() -> None:
-    logits, ids, mask = _random_batch()
-    logits.requires_grad_()
-    response_logprobs(logits, ids, mask).sum().backward()
-    assert logits.grad is not None
-    touched = logits.grad.abs().sum(-1) > 0
-    assert torch.equal(touched, torch.nn.functional.pad(mask[:, 1:], (0, 1)).bool())
-
-
-def test_a_batch_without_response_tokens() -> None:
-    logits, ids, mask = _random_batch()
-    assert response_logprobs(logits, ids, torch.zeros_like(mask)).tolist() == [0.0, 0.0, 0.0]
