@@ -83,6 +83,13 @@ def _check(options: BenchOptions) -> None:
         raise UsageError(f"bench: `--dtype` must be one of {', '.join(_DTYPES)}, got {options.dtype!r}.")
     if options.suite == "preferences" and not (options.data and bool(options.texts) != bool(options.model)):
         raise UsageError("bench: preferences needs `--data`, and either `--texts` or `--model`.")
+    if options.folds < 2:
+        raise UsageError(f"bench: `--folds` must be at least 2, got {options.folds}.")
+    for name in ("beta", "learning_rate", "epochs"):
+        if not 0 < getattr(options, name) < float("inf"):
+            raise UsageError(
+                f"bench: `--{name.replace('_', '-')}` must be a positive number, got {getattr(options, name)}."
+            )
     for name in ("threads", "repeats"):
         if getattr(options, name) < 1:
             raise UsageError(f"bench: `--{name}` must be at least 1, got {getattr(options, name)}.")

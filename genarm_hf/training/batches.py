@@ -25,8 +25,7 @@ class PairCollator:
     """Makes a batch of tokenised pairs, in parts of at most `max_tokens` tokens, each for one forward.
 
     What the batch is cut into changes neither its loss nor its gradient. Longer pairs come first, and shorter ones
-    share
-    rows: of a random batch, little is padding.
+    share rows: of a random batch, little is padding.
 
     Args:
         pad_token_id: any id of the vocabulary; nothing sees padding.

@@ -81,7 +81,18 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Any, capsys: Any) 
 
 
 @pytest.mark.parametrize(
-    "wrong", [["sing"], ["--dtype", "int3", "decode"], ["--repeats", "0", "decode"], ["--shapes", "9T", "decode"], []]
+    "wrong",
+    [
+        ["sing"],
+        ["--dtype", "int3", "decode"],
+        ["--repeats", "0", "decode"],
+        ["--shapes", "9T", "decode"],
+        [],
+        ["--folds", "1", "--data", "x", "--model", "y", "preferences"],
+        ["--epochs", "0", "train"],
+        ["--beta", "-1", "train"],
+        ["--learning-rate", "nan", "train"],
+    ],
 )
 def test_bad_input_is_one_sentence(wrong: list[str], capsys: Any) -> None:
     from genarm_hf.cli import main
