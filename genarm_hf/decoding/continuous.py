@@ -1,0 +1,301 @@
+"""Continuous batching with reward models: `generate_batch()` and its manager, each request with an alpha of its own.
+
+transformers lays the tokens of all running requests end to end and runs the model on them. Here base and reward models
+run on the same tokens, with the same indices into one paged cache that has the layers of all of them (`paged_cache`),
+and the base's logits are guided before they leave the forward. A request's alpha travels with it as the arguments of
+per-request logits processors do, so that queueing, eviction, forks and CUDA graphs take it along.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
+from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, ContinuousMixin
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.utils.generic import is_flash_attention_requested
+
+from ..guidance import as_alpha, combine
+from ..vocabulary import align, vocab_size
+from .guidance_plan import Guidance
+from .guided_model import _evaluating
+from .paged_cache import SectionCache, joint_layout
+from .reward_models import check_positions
+
+USE_GENERATE = "Use generate() with a padded batch."
+
+
+class Prompt(list):
+    """A request's ids, with its alpha: one number per reward model."""
+
+    def __init__(self, ids: Iterable[int], alpha: tuple[float, ...]):
+        super().__init__(ids.tolist() if isinstance(ids, Tensor) else ids)
+        self.alpha = alpha
+
+
+class RequestAlpha(ContinuousBatchingLogitsProcessor):
+    """Carries one reward model's alpha of every request to the forward, and leaves the scores as they are."""
+
+    supported_kwargs = {"alpha": tuple}
+    ignored_kwargs = ()
+
+    def __init__(self, arm: int):
+        self.arm = arm
+
+    def fill_defaults(self, int32_tensor: Tensor) -> None:
+        """0: rows that are no request's."""
+        int32_tensor.zero_()
+
+    def prepare_tensor_args(self, requests_with_new_token: Sequence[Any]) -> Tensor:
+        """Alphas `(requests,)`, float32 stored as int32."""
+        off = (0.0,) * (self.arm + 1)  # warm-up has requests that nobody made
+        rows = [request.state.logit_processor_kwargs.get("alpha", off) for request in requests_with_new_token]
+        return torch.tensor([row[self.arm] for row in rows], dtype=torch.float32).view(torch.int32)
+
+    def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
+        """The scores: the forward has guided them."""
+        return scores
+
+
+class GuidedBatching(ContinuousMixin):
+    """Base and reward models as the one model that transformers' continuous batching runs.
+
+    What is not defined here is the base's own.
+    """
+
+    # the base may keep a manager of unguided calls, which is not ours
+    _cached_continuous_batching_manager = None
+
+    def __init__(self, base: Any, guidance: Guidance):
+        self.base = base
+        self.arms = guidance.models
+        self.alpha = guidance.alpha
+        names = ["the base", *(f"reward_models[{index}]" for index in range(len(self.arms)))]
+        for name, model in zip(names, (base, *self.arms), strict=True):
+            _check_model(model, name, base)
+        self.config, self.sections = joint_layout((base, *self.arms), names)
+        self.vocab = vocab_size(base)
+        self.reward_vocabs = [vocab_size(arm) for arm in self.arms]
+        self._views: tuple[Any, list[SectionCache]] = None, []
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base":
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    # ------------------------------------------------------------------ one forward
+
+    def __call__(self, **batch: Any) -> CausalLMOutput:
+        """Guided logits `(1, rows, vocab)` of the tokens that `logits_indices` names.
+
+        Args:
+            **batch: what transformers prepared: tokens of all requests `(1, tokens)`, indices into the cache, and the
+                arguments of logits processors, whose first rows are the alphas.
+        """
+        alphas = batch["logits_processor_args"][: len(self.arms)].view(torch.float32)[..., None]
+        logits = [self._logits(index, batch) for index in range(1 + len(self.arms))]
+        logprobs = [align(found.float().log_softmax(-1), self.vocab) for found in logits[1:]]
+        return CausalLMOutput(logits=combine(logits[0], logprobs, list(alphas)))  # type: ignore[arg-type]
+
+    def _logits(self, index: int, batch: dict[str, Any]) -> Tensor:
+        """Logits `(1, rows, its vocab)` of the base (0) or a reward model."""
+        model = self.arms[index - 1] if index else self.base
+        inputs = dict(batch, cache=self._view(index, batch["cache"]))
+        inputs["attention_mask"] = self.sections[index].mask(batch["attention_mask"])
+        if index and self.reward_vocabs[index - 1] < self.vocab:
+            # only a request that this model does not guide has tokens that it lacks
+            inputs["input_ids"] = batch["input_ids"].clamp(max=self.reward_vocabs[index - 1] - 1)
+        rows = inputs.pop("logits_to_keep")
+        if model._supports_logits_to_keep():
+            return model(**inputs, logits_to_keep=rows).logits
+        return model(**inputs).logits[:, rows]
+
+    def _view(self, index: int, cache: Any) -> SectionCache:
+        if self._views[0] is not cache:
+            self._views = cache, [SectionCache(cache, section) for section in self.sections]
+        return self._views[1][index]
+
+    def _supports_logits_to_keep(self) -> bool:
+        return True
+
+    # ------------------------------------------------------------------ what transformers asks of a model
+
+    def eval(self) -> "GuidedBatching":
+        """Itself: the models are put into evaluation mode for as long as the manager runs, not for good."""
+        return self
+
+    @property
+    def generation_config(self) -> Any:
+        """A copy of the base's, which transformers may complete."""
+        return copy.copy(self.base.generation_config)
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        stock = self.base._get_logits_processor(*args, **kwargs)
+        return LogitsProcessorList([*(RequestAlpha(arm) for arm in range(len(self.arms))), *stock])
+
+    def init_continuous_batching(
+        self,
+        generation_config: Any = None,
+        continuous_batching_config: Any = None,
+        workload_hints: Any = None,
+    ) -> "GuidedManager":
+        """A manager of guided requests; the arguments are transformers'."""
+        models = (self.base, *self.arms)
+        with ExitStack() as stack:
+            stack.enter_context(_evaluating(models))
+            stack.callback(_restore_attention, [(model, model.config._attn_implementation) for model in models])
+            manager: Any = super().init_continuous_batching(
+                copy.copy(generation_config), continuous_batching_config, workload_hints
+            )
+            for arm in self.arms:
+                _match_attention(arm, self.base)
+            # transformers names its class where it makes one; ours adds methods and no state but this
+            manager.__class__ = GuidedManager
+            manager.logit_processor.tensors_required += len(self.arms)
+            manager.undo = stack.pop_all()
+        return manager
+
+    # ------------------------------------------------------------------ requests
+
+    def request_alpha(self, alpha: Any) -> tuple[float, ...]:
+        """A request's alpha, one number per reward model; the call's own where it has none.
+
+        Raises:
+            ValueError: it does not fit the reward models.
+        """
+        rows = self.alpha if alpha is None else as_alpha(alpha, len(self.arms))
+        if len(rows) != 1:
+            raise ValueError(f"`alpha` of one request must be one row of numbers, got {len(rows)} rows.")
+        return tuple(rows[0].tolist())
+
+    def check_prompt(self, ids: Sequence[int], alpha: tuple[float, ...], new_tokens: int) -> None:
+        """Refuse a prompt that a reward model at work on it cannot read.
+
+        Raises:
+            ValueError: it is too long, or has ids that a reward model lacks.
+        """
+        for index, (arm, strength, vocab) in enumerate(zip(self.arms, alpha, self.reward_vocabs, strict=True)):
+            if strength == 0:
+                continue
+            check_positions(arm, f"reward_models[{index}]", len(ids), new_tokens)
+            if max(ids, default=0) >= vocab:
+                raise ValueError(
+                    f"A prompt has the id {max(ids)}, and reward_models[{index}] knows {vocab} ids. generate() hides "
+                    "such tokens from it, which continuous batching cannot do."
+                )
+
+
+class GuidedManager(ContinuousBatchingManager):
+    """transformers' manager, whose requests may have an `alpha` of their own."""
+
+    model: GuidedBatching
+    undo: ExitStack
+
+    def add_request(self, input_ids: Any, *args: Any, alpha: Any = None, **kwargs: Any) -> str | None:
+        """Queue a request.
+
+        Args:
+            input_ids: the prompt's ids.
+            *args: as transformers', as `**kwargs`.
+            alpha: guidance strength of this request, a number or one per reward model. None: the manager's.
+            **kwargs: as transformers'.
+        """
+        row = self.model.request_alpha(getattr(input_ids, "alpha", None) if alpha is None else alpha)
+        new_tokens = kwargs.get("max_new_tokens", args[1] if len(args) > 1 else None)
+        self.model.check_prompt(input_ids, row, new_tokens or self.generation_config.max_new_tokens or 0)
+        return super().add_request(input_ids, *args, alpha=row, **kwargs)
+
+    def add_requests(self, inputs: Any, *args: Any, alpha: Any = None, **kwargs: Any) -> list[str]:
+        """Queue several requests.
+
+        Args:
+            inputs: the prompts' ids.
+            *args: as transformers', as `**kwargs`.
+            alpha: for all of them, or `(requests, arms)`.
+            **kwargs: as transformers'.
+        """
+        if alpha is not None:
+            rows = _alpha_rows(as_alpha(alpha, len(self.model.arms)), len(inputs))
+            inputs = [Prompt(ids, row) for ids, row in zip(inputs, rows, strict=True)]
+        return super().add_requests(inputs, *args, **kwargs)
+
+    def stop(self, *args: Any, **kwargs: Any) -> None:
+        """Stop, and leave the models as they were before."""
+        try:
+            super().stop(*args, **kwargs)
+        finally:
+            self.undo.close()
+
+
+def generate_batch(base: Any, guidance: Guidance, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """transformers' `generate_batch()`, guided.
+
+    Args:
+        base: the base.
+        guidance: who guides; alpha `(1 | requests, arms)`.
+        inputs: ids of each prompt.
+        *args: as transformers', as `**kwargs`.
+        **kwargs: as transformers'.
+
+    Raises:
+        ValueError: something that continuous batching cannot do with reward models; the message says what else can.
+    """
+    guidance.check_rows(len(inputs))
+    working = _at_work(guidance)
+    model = GuidedBatching(base, working)
+    prompts = [Prompt(ids, row) for ids, row in zip(inputs, _alpha_rows(working.alpha, len(inputs)), strict=True)]
+    config = kwargs.get("generation_config", args[0] if args else None) or base.generation_config
+    for prompt in prompts:
+        model.check_prompt(prompt, prompt.alpha, kwargs.get("max_new_tokens") or config.max_new_tokens or 0)
+    return model.generate_batch(prompts, *args, **kwargs)
+
+
+def _at_work(guidance: Guidance) -> Guidance:
+    """Without the reward models that are switched off in every request."""
+    keep = [index for index, active in enumerate(guidance.active) if active]
+    return replace(
+        guidance,
+        models=tuple(guidance.models[index] for index in keep),
+        prompts=tuple(guidance.prompts[index] for index in keep),
+        alpha=guidance.alpha[:, keep],
+    )
+
+
+def _alpha_rows(alpha: Tensor, requests: int) -> list[tuple[float, ...]]:
+    return [tuple(row) for row in alpha.expand(requests, -1).tolist()]
+
+
+def _match_attention(arm: Any, base: Any) -> None:
+    """Let a reward model's layers read what is prepared for the base's: masks, or none for flash attention."""
+    own, used = arm.config._attn_implementation, base.config._attn_implementation
+    if is_flash_attention_requested(requested_attention_implementation=used):
+        wanted = used
+    else:
+        wanted = {"sdpa": "sdpa", "eager": "paged|eager", "paged|eager": "paged|eager"}.get(own, used)
+    if wanted != own:
+        arm.set_attn_implementation(wanted)
+
+
+def _restore_attention(before: Sequence[tuple[Any, str]]) -> None:
+    for model, implementation in before:
+        if model.config._attn_implementation != implementation:
+            model.set_attn_implementation(implementation)
+
+
+def _check_model(model: Any, name: str, base: Any) -> None:
+    if not getattr(model, "_supports_attention_backend", False):
+        raise ValueError(
+            f"{name} ({type(model).__name__}) has attention layers of its own kind, which continuous batching cannot "
+            f"give a paged cache. {USE_GENERATE}"
+        )
+    for what in ("device", "dtype"):
+        if getattr(model, what) != getattr(base, what):
+            raise ValueError(
+                f"{name} is on {what} {getattr(model, what)} and the base on {getattr(base, what)}. In continuous "
+                f"batching all models share one cache: move it with `.to({getattr(base, what)!r})`, or use generate()."
+            )
