@@ -7,9 +7,11 @@ per-request logits processors do, so that queueing, eviction, forks and CUDA gra
 """
 
 import copy
+import inspect
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,9 +24,9 @@ from transformers.utils.generic import is_flash_attention_requested
 
 from ..guidance import as_alpha, combine
 from ..vocabulary import align, vocab_size
-from .guidance_plan import Guidance
+from .guidance_plan import Guidance, check_alpha
 from .guided_model import _evaluating
-from .paged_cache import SectionCache, joint_layout
+from .paged_cache import PagedAttentionCache, SectionCache, joint_layout
 from .reward_models import check_positions
 
 USE_GENERATE = "Use generate() with a padded batch."
@@ -71,10 +73,8 @@ class GuidedBatching(ContinuousMixin):
     # the base may keep a manager of unguided calls, which is not ours
     _cached_continuous_batching_manager = None
 
-    def __init__(self, base: Any, guidance: Guidance):
-        self.base = base
-        self.arms = guidance.models
-        self.alpha = guidance.alpha
+    def __init__(self, base: Any, arms: Sequence[Any], alpha: Tensor):
+        self.base, self.arms, self.alpha = base, arms, alpha
         names = ["the base", *(f"reward_models[{index}]" for index in range(len(self.arms)))]
         for name, model in zip(names, (base, *self.arms), strict=True):
             _check_model(model, name, base)
@@ -97,10 +97,13 @@ class GuidedBatching(ContinuousMixin):
             **batch: what transformers prepared: tokens of all requests `(1, tokens)`, indices into the cache, and the
                 arguments of logits processors, whose first rows are the alphas.
         """
-        alphas = batch["logits_processor_args"][: len(self.arms)].view(torch.float32)[..., None]
-        logits = [self._logits(index, batch) for index in range(1 + len(self.arms))]
-        logprobs = [align(found.float().log_softmax(-1), self.vocab) for found in logits[1:]]
-        return CausalLMOutput(logits=combine(logits[0], logprobs, list(alphas)))  # type: ignore[arg-type]
+        alphas = batch["logits_processor_args"][: len(self.arms)].view(torch.float32)
+        guided = self._logits(0, batch)
+        # one after another: all on one device, and the logits of many requests are large
+        for index, alpha in enumerate(alphas, start=1):
+            logprobs = align(self._logits(index, batch).float().log_softmax(-1), self.vocab)
+            guided = combine(guided, [logprobs], [alpha[:, None]])
+        return CausalLMOutput(logits=guided)  # type: ignore[arg-type]
 
     def _logits(self, index: int, batch: dict[str, Any]) -> Tensor:
         """Logits `(1, rows, its vocab)` of the base (0) or a reward model."""
@@ -195,6 +198,7 @@ class GuidedManager(ContinuousBatchingManager):
 
     model: GuidedBatching
     undo: ExitStack
+    stopped = False
 
     def add_request(self, input_ids: Any, *args: Any, alpha: Any = None, **kwargs: Any) -> str | None:
         """Queue a request.
@@ -224,46 +228,136 @@ class GuidedManager(ContinuousBatchingManager):
             inputs = [Prompt(ids, row) for ids, row in zip(inputs, rows, strict=True)]
         return super().add_requests(inputs, *args, **kwargs)
 
+    def start(self) -> None:
+        """Start, once.
+
+        Raises:
+            RuntimeError: it has been stopped, and the models are as they were before.
+        """
+        if self.stopped:
+            raise RuntimeError("A guided manager is started once: make another with `init_continuous_batching()`.")
+        super().start()
+
     def stop(self, *args: Any, **kwargs: Any) -> None:
-        """Stop, and leave the models as they were before."""
+        """Stop, and leave the models as they were before.
+
+        Raises:
+            ValueError: it is to be kept on the model, which is not guided afterwards.
+        """
+        if kwargs.get("keep_for_next_session"):
+            raise ValueError("A guided manager cannot be kept on the model (`keep_for_next_session`): call `stop()`.")
         try:
             super().stop(*args, **kwargs)
         finally:
+            self.stopped = True
             self.undo.close()
 
 
-def generate_batch(base: Any, guidance: Guidance, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-    """transformers' `generate_batch()`, guided.
+def check_internals() -> None:
+    """Look for the inner workings of transformers that this module builds on.
+
+    Raises:
+        AttributeError: they are not there.
+    """
+    expected = {PagedAttentionCache.update: "kwargs", PagedAttentionCache.__init__: "model_supports_logits_to_keep"}
+    for function, name in expected.items():
+        if name not in inspect.signature(function).parameters:
+            raise AttributeError(f"{function.__qualname__} has no argument {name!r}")
+
+
+def with_alpha(guided: Any, alpha: Any) -> Any:
+    """A guided model with another alpha, over the same models."""
+    guidance = guided._guidance
+    return SimpleNamespace(
+        _base=guided._base, _guidance=replace(guidance, alpha=check_alpha(alpha, len(guidance.models)))
+    )
+
+
+def generate_batch(guided: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """Guided `generate_batch()`, as transformers has it.
 
     Args:
-        base: the base.
-        guidance: who guides; alpha `(1 | requests, arms)`.
+        guided: the guided model, whose alpha is `(1 | requests, arms)`.
         inputs: ids of each prompt.
+        *args: as transformers', as `**kwargs`.
+        **kwargs: as transformers'.
+
+    Raises:
+        TypeError: `inputs` are no lists of ids.
+        ValueError: something that continuous batching cannot do with reward models; the message says what else can.
+    """
+    base, guidance = guided._base, guided._guidance
+    alpha = _fixed_alpha(guidance)
+    _check_prompts(inputs)
+    guidance.check_rows(len(inputs))
+    if kwargs.get("persistent_manager"):
+        raise ValueError(
+            "`persistent_manager=True` would keep a manager on a model that is not guided afterwards. Keep one "
+            "yourself: `model.init_continuous_batching(reward_models=...)`."
+        )
+    if not any(guidance.active) or not len(inputs):
+        return base.generate_batch(inputs, *args, reward_models=[], **kwargs)
+    # without the reward models that are switched off in every request
+    working = [index for index, active in enumerate(guidance.active) if active]
+    model = GuidedBatching(base, [guidance.models[index] for index in working], alpha[:, working])
+    prompts = [Prompt(ids, row) for ids, row in zip(inputs, _alpha_rows(model.alpha, len(inputs)), strict=True)]
+    config = kwargs.get("generation_config", args[0] if args else None) or base.generation_config
+    _check_search(config, kwargs)
+    for prompt in prompts:
+        model.check_prompt(prompt, prompt.alpha, kwargs.get("max_new_tokens") or config.max_new_tokens or 0)
+    return model.generate_batch(prompts, *args, **kwargs)
+
+
+def init_batching(guided: Any, *args: Any, **kwargs: Any) -> "GuidedManager":
+    """Guided `init_continuous_batching()`, as transformers has it.
+
+    Args:
+        guided: the guided model, whose alpha is that of requests which bring none.
         *args: as transformers', as `**kwargs`.
         **kwargs: as transformers'.
 
     Raises:
         ValueError: something that continuous batching cannot do with reward models; the message says what else can.
     """
-    guidance.check_rows(len(inputs))
-    working = _at_work(guidance)
-    model = GuidedBatching(base, working)
-    prompts = [Prompt(ids, row) for ids, row in zip(inputs, _alpha_rows(working.alpha, len(inputs)), strict=True)]
-    config = kwargs.get("generation_config", args[0] if args else None) or base.generation_config
-    for prompt in prompts:
-        model.check_prompt(prompt, prompt.alpha, kwargs.get("max_new_tokens") or config.max_new_tokens or 0)
-    return model.generate_batch(prompts, *args, **kwargs)
+    base, guidance = guided._base, guided._guidance
+    alpha = _fixed_alpha(guidance)
+    if guidance.batch_size is not None:
+        raise ValueError(
+            f"`alpha` has {guidance.batch_size} rows, and a manager has no requests yet. Pass one row here, and each "
+            "request's own to `add_request(ids, alpha=...)`."
+        )
+    _check_search(kwargs.get("generation_config", args[0] if args else None) or base.generation_config, {})
+    return GuidedBatching(base, guidance.models, alpha).init_continuous_batching(*args, **kwargs)
 
 
-def _at_work(guidance: Guidance) -> Guidance:
-    """Without the reward models that are switched off in every request."""
-    keep = [index for index, active in enumerate(guidance.active) if active]
-    return replace(
-        guidance,
-        models=tuple(guidance.models[index] for index in keep),
-        prompts=tuple(guidance.prompts[index] for index in keep),
-        alpha=guidance.alpha[:, keep],
-    )
+def _fixed_alpha(guidance: Guidance) -> Tensor:
+    """Alpha `(1 | requests, arms)` of a guidance that continuous batching can follow."""
+    if not isinstance(guidance.alpha, Tensor):
+        raise ValueError(
+            "Continuous batching takes no callable `alpha`: requests are at different steps. Pass numbers, one row "
+            "per request, or call generate()."
+        )
+    if any(prompt is not None for prompt in guidance.prompts):
+        raise ValueError(
+            "Continuous batching takes no `reward_inputs`: reward models read the base's own packed tokens. Call "
+            "generate() with a padded batch."
+        )
+    return guidance.alpha
+
+
+def _check_search(config: Any, kwargs: dict[str, Any]) -> None:
+    beams = kwargs.get("num_beams") or getattr(config, "num_beams", None) or 1
+    if beams > 1:
+        raise ValueError(f"Continuous batching has no beam search, and `num_beams` is {beams}. {USE_GENERATE}")
+
+
+def _check_prompts(inputs: Any) -> None:
+    listed = isinstance(inputs, (list, tuple, Tensor))
+    if not listed or not all(isinstance(ids, (list, tuple, Tensor)) and len(ids) for ids in inputs):
+        raise TypeError(
+            "`inputs` must be a list of prompts, each a list of at least one id without padding, as "
+            '`tokenizer(texts)["input_ids"]` gives it.'
+        )
 
 
 def _alpha_rows(alpha: Tensor, requests: int) -> list[tuple[float, ...]]:

@@ -49,12 +49,16 @@ class Section:
 class JointConfig:
     """The base's text config, with the layers of all models: what transformers sizes and lays out the cache from."""
 
-    def __init__(self, config: Any, sections: Sequence[Section], window: int | None):
-        self._base = config
+    def __init__(self, configs: Sequence[Any], sections: Sequence[Section], window: int | None):
+        self._base = configs[0]
         self.layer_types = [kind for section in sections for kind in section.layers]
         self.num_hidden_layers = len(self.layer_types)
         self.num_key_value_heads, self.head_dim = sections[0].page
         self.sliding_window = window
+        # one model computes at a time: memory is reserved for the largest
+        self.hidden_size = max(config.hidden_size for config in configs)
+        queries = max(config.num_attention_heads * find_head_dim(config) for config in configs)
+        self.num_attention_heads = -(-queries // self.head_dim)
 
     def __getattr__(self, name: str) -> Any:
         # attributes of the instance come first; `_base` itself is missing while a copy is being built
@@ -94,7 +98,7 @@ def joint_layout(models: Sequence[Any], names: Sequence[str]) -> tuple[JointConf
         raise ValueError(
             f"Continuous batching keeps one size of sliding window, and the models have {found}. Use generate()."
         )
-    return JointConfig(configs[0], sections, next(iter(windows), None)), sections
+    return JointConfig(configs, sections, next(iter(windows), None)), sections
 
 
 def _key_shape(config: Any) -> tuple[int, int]:
@@ -106,7 +110,8 @@ def _layer_kinds(config: Any, name: str) -> tuple[str, ...]:
         groups = group_layers_by_attn_type(config)
     except ValueError as error:
         raise ValueError(
-            f"{name} has layers that transformers' continuous batching has no paged cache for ({error}). Use generate()."
+            f"{name} has layers that transformers' continuous batching has no paged cache for ({error}). Use "
+            "generate()."
         ) from error
     kinds = {index: kind for kind, indices in groups.items() for index in indices}
     return tuple(kinds[index] for index in sorted(kinds))
@@ -141,8 +146,7 @@ class SectionCache(PagedAttentionCache):
             used = dict(kwargs)  # the joint cache replaces what it reads
             parts.append(self.joint.update(keys, values, first + offset, used))
         kwargs.update(used)
-        keys, values = zip(*parts, strict=True)
-        return _from_pages(keys, section), _from_pages(values, section)
+        return _from_pages([keys for keys, _ in parts], section), _from_pages([values for _, values in parts], section)
 
 
 def _to_pages(states: Tensor, section: Section) -> list[Tensor]:
