@@ -228,6 +228,14 @@ class GuidedManager(ContinuousBatchingManager):
             inputs = [Prompt(ids, row) for ids, row in zip(inputs, rows, strict=True)]
         return super().add_requests(inputs, *args, **kwargs)
 
+    def warmup(self) -> None:
+        """Compile and capture what is to be, and leave the models as they were before if that fails."""
+        try:
+            super().warmup()
+        except BaseException:
+            self.undo.close()
+            raise
+
     def start(self) -> None:
         """Start, once.
 
@@ -361,6 +369,8 @@ def _check_prompts(inputs: Any) -> None:
 
 
 def _alpha_rows(alpha: Tensor, requests: int) -> list[tuple[float, ...]]:
+    if len(alpha) not in (1, requests):
+        raise ValueError(f"`alpha` has {len(alpha)} rows, and there are {requests} requests: give each one row.")
     return [tuple(row) for row in alpha.expand(requests, -1).tolist()]
 
 

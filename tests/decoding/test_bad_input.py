@@ -180,19 +180,17 @@ def test_output_rewards_needs_a_dictionary(pair: Any) -> None:
         base.generate(**prompts(1), reward_models=[arm], output_rewards=True, **GREEDY)
 
 
-def test_continuous_batching_is_refused(pair: Any) -> None:
+def test_a_paged_cache_is_refused(pair: Any) -> None:
     base, arm = pair
-    with pytest.raises(ValueError, match=r"generate_batch\(\) runs continuous batching"):
-        base.generate_batch([[1, 2, 3]], reward_models=[arm])
-    with pytest.raises(ValueError, match="paged"):
+    with pytest.raises(ValueError, match=r"reads padding as text. Call `model.generate_batch"):
         base.generate(**prompts(1), reward_models=[arm], cache_implementation="paged", **GREEDY)
-    config = base.generation_config
-    config.reward_models, config.alpha = ["org/arm"], 1.0
-    try:
-        with pytest.raises(ValueError, match=r"generate_batch\(\) runs continuous batching"):
-            base.generate_batch([[1, 2, 3]])
-    finally:
-        del config.reward_models, config.alpha
+
+
+def test_continuous_batching_without_reward_models(pair: Any) -> None:
+    base, _ = pair
+    for call in (lambda **ours: base.generate_batch([[1, 2, 3]], **ours), base.init_continuous_batching):
+        with pytest.raises(ValueError, match="`alpha` needs reward models"):
+            call(alpha=0.5)
 
 
 def test_a_cache_that_no_reward_model_has_read() -> None:
