@@ -1,16 +1,18 @@
 """The code in README.md and docs/ runs, and their links lead somewhere.
 
 Each file's ```python blocks run one after the other in one namespace, in an empty directory; those marked
-```python notest do not.
+```python notest do not, and those marked ```python PACKAGE>=VERSION only there.
 """
 
 import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -23,11 +25,18 @@ def blocks(text: str) -> list[tuple[int, str]]:
     """First line and code of every python block that is to be run."""
     found = []
     for match in _FENCE.finditer(text):
-        if match["info"].split() == ["python"]:
+        language, *marks = match["info"].split() or [""]
+        if language == "python" and "notest" not in marks and all(installed(mark) for mark in marks):
             indent = len(match["indent"])
             code = "\n".join(line[indent:] for line in match["code"].splitlines())
             found.append((text.count("\n", 0, match.start()) + 2, code))
     return found
+
+
+def installed(requirement: str) -> bool:
+    """Whether `package>=version` is."""
+    wanted = Requirement(requirement)
+    return wanted.specifier.contains(version(wanted.name), prereleases=True)
 
 
 def anchors(text: str) -> set[str]:
@@ -79,5 +88,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_blocks_are_found() -> None:
     text = "a\n```python\nx = 1\n```\n- b\n  ```python\n  y = 2\n  ```\n```python notest\nz\n```\n```bash\nls\n```\n"
-    assert blocks(text) == [(3, "x = 1"), (7, "y = 2")]
+    text += "```python pytest<2\nv = 3\n```\n```python pytest>2\nw = 4\n```\n"
+    assert blocks(text) == [(3, "x = 1"), (7, "y = 2"), (19, "w = 4")]
     assert anchors("# One `two`, three\n") == {"one-two-three"}

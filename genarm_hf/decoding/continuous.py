@@ -75,6 +75,8 @@ class GuidedBatching(ContinuousMixin):
 
     def __init__(self, base: Any, arms: Sequence[Any], alpha: Tensor):
         self.base, self.arms, self.alpha = base, arms, alpha
+        if getattr(base, "_device_mesh", None) is not None:
+            raise ValueError("Continuous batching with reward models takes no tensor-parallel base. " + USE_GENERATE)
         names = ["the base", *(f"reward_models[{index}]" for index in range(len(self.arms)))]
         for name, model in zip(names, (base, *self.arms), strict=True):
             _check_model(model, name, base)

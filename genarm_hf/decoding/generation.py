@@ -17,7 +17,7 @@ _ARGUMENTS = (
     "share_backbone",
 )
 # whose continuous batching has been tried
-TESTED_CONTINUOUS_BATCHING = "5.23"
+TESTED_CONTINUOUS_BATCHING = "5.19 to 5.24"
 _stock: dict[str, Any] = {}
 
 
@@ -175,7 +175,8 @@ def _for_batching(model: Any, args: tuple, kwargs: dict[str, Any], place: int) -
     reward_models = _requested(ours, from_config) if not already and (ours or from_config) else []
     if not already and not reward_models:
         return None
-    refused = next((name for name in ("reward_inputs", "output_rewards", "share_backbone") if ours.get(name)), None)
+    unfit = ("reward_inputs", "output_rewards", "share_backbone")
+    refused = next((name for name in unfit if ours.get(name) is not None and ours[name] is not False), None)
     if refused:
         raise ValueError(
             f"Continuous batching takes no `{refused}`: reward models read the base's own packed tokens, in passes of "
