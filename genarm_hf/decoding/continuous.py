@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
+from transformers import ContinuousBatchingConfig, LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, ContinuousMixin
 from transformers.modeling_outputs import CausalLMOutput
@@ -73,14 +73,14 @@ class GuidedBatching(ContinuousMixin):
     # the base may keep a manager of unguided calls, which is not ours
     _cached_continuous_batching_manager = None
 
-    def __init__(self, base: Any, arms: Sequence[Any], alpha: Tensor):
-        self.base, self.arms, self.alpha = base, arms, alpha
+    def __init__(self, base: Any, arms: Sequence[Any], alpha: Tensor, names: Sequence[str]):
+        self.base, self.arms, self.alpha, self.names = base, arms, alpha, names
         if getattr(base, "_device_mesh", None) is not None:
             raise ValueError("Continuous batching with reward models takes no tensor-parallel base. " + USE_GENERATE)
-        names = ["the base", *(f"reward_models[{index}]" for index in range(len(self.arms)))]
-        for name, model in zip(names, (base, *self.arms), strict=True):
+        for name, model in zip(names, self.arms, strict=True):
             _check_model(model, name, base)
-        self.config, self.sections = joint_layout((base, *self.arms), names)
+        _check_model(base, "the base", base)
+        self.config, self.sections = joint_layout((base, *self.arms), ("the base", *names))
         self.vocab = vocab_size(base)
         self.reward_vocabs = [vocab_size(arm) for arm in self.arms]
         self._views: tuple[Any, list[SectionCache]] = None, []
@@ -151,6 +151,10 @@ class GuidedBatching(ContinuousMixin):
     ) -> "GuidedManager":
         """A manager of guided requests; the arguments are transformers'."""
         models = (self.base, *self.arms)
+        if any(section.own != section.page for section in self.sections):
+            # flash attention's own reading of block tables wants keys of one shape
+            continuous_batching_config = copy.copy(continuous_batching_config or ContinuousBatchingConfig())
+            continuous_batching_config.max_blocks_per_request = 0
         with ExitStack() as stack:
             stack.enter_context(_evaluating(models))
             stack.callback(_restore_attention, [(model, model.config._attn_implementation) for model in models])
@@ -184,13 +188,13 @@ class GuidedBatching(ContinuousMixin):
         Raises:
             ValueError: it is too long, or has ids that a reward model lacks.
         """
-        for index, (arm, strength, vocab) in enumerate(zip(self.arms, alpha, self.reward_vocabs, strict=True)):
+        for arm, name, strength, vocab in zip(self.arms, self.names, alpha, self.reward_vocabs, strict=True):
             if strength == 0:
                 continue
-            check_positions(arm, f"reward_models[{index}]", len(ids), new_tokens)
+            check_positions(arm, name, len(ids), new_tokens)
             if max(ids, default=0) >= vocab:
                 raise ValueError(
-                    f"A prompt has the id {max(ids)}, and reward_models[{index}] knows {vocab} ids. generate() hides "
+                    f"A prompt has the id {max(ids)}, and {name} knows {vocab} ids. generate() hides "
                     "such tokens from it, which continuous batching cannot do."
                 )
 
@@ -309,7 +313,8 @@ def generate_batch(guided: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return base.generate_batch(inputs, *args, reward_models=[], **kwargs)
     # without the reward models that are switched off in every request
     working = [index for index, active in enumerate(guidance.active) if active]
-    model = GuidedBatching(base, [guidance.models[index] for index in working], alpha[:, working])
+    names = [f"reward_models[{index}]" for index in working]
+    model = GuidedBatching(base, [guidance.models[index] for index in working], alpha[:, working], names)
     prompts = [Prompt(ids, row) for ids, row in zip(inputs, _alpha_rows(model.alpha, len(inputs)), strict=True)]
     config = kwargs.get("generation_config", args[0] if args else None) or base.generation_config
     _check_search(config, kwargs)
@@ -337,7 +342,8 @@ def init_batching(guided: Any, *args: Any, **kwargs: Any) -> "GuidedManager":
             "request's own to `add_request(ids, alpha=...)`."
         )
     _check_search(kwargs.get("generation_config", args[0] if args else None) or base.generation_config, {})
-    return GuidedBatching(base, guidance.models, alpha).init_continuous_batching(*args, **kwargs)
+    names = [f"reward_models[{index}]" for index in range(len(guidance.models))]
+    return GuidedBatching(base, guidance.models, alpha, names).init_continuous_batching(*args, **kwargs)
 
 
 def _fixed_alpha(guidance: Guidance) -> Tensor:

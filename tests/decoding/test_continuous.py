@@ -23,6 +23,7 @@ except RuntimeError as error:
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.offloading_manager import OffloadingManager
 
+from genarm_hf.decoding import continuous
 from genarm_hf.decoding.paged_cache import joint_layout
 
 NEW_TOKENS = 8
@@ -390,8 +391,6 @@ def test_models_are_restored_after_errors(eager: Any, where: str, monkeypatch: p
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("no luck")
 
-    from genarm_hf.decoding import continuous
-
     if where == "forward":
         monkeypatch.setattr(type(arms[1]), "forward", fail)
         (found,) = base.generate_batch([ids], greedy(), small(), reward_models=arms, alpha=1.0).values()
@@ -445,6 +444,28 @@ def test_one_clear_error(trio: Any, changes: dict[str, Any], error: type[Excepti
 def test_reward_models_that_cannot_share_a_cache(arm: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny("mistral").generate_batch(random_ids(3), reward_models=arm(), alpha=1.0)
+
+
+def test_errors_count_as_the_caller_does() -> None:
+    arms = [tiny("llama", 1), tiny("llama", 1).to(torch.bfloat16)]
+    with pytest.raises(ValueError, match=r"reward_models\[1\] is on dtype"):
+        tiny("llama").generate_batch(random_ids(3), reward_models=arms, alpha=[0.0, 1.0])
+
+
+def test_keys_of_another_shape_take_no_block_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only flash attention reads them, with the shapes of the base."""
+    seen = []
+
+    def stop(self: Any, config: Any, batching: Any, hints: Any) -> None:
+        seen.append(batching.max_blocks_per_request)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(continuous.ContinuousMixin, "init_continuous_batching", stop)
+    asked = small(max_blocks_per_request=8)
+    for arm in (tiny("llama", 1), tiny("llama", 1, **NARROW)):
+        with pytest.raises(ZeroDivisionError):
+            tiny("llama").generate_batch(random_ids(3), greedy(), asked, reward_models=arm, alpha=1.0)
+    assert seen == [8, 0] and asked.max_blocks_per_request == 8
 
 
 def test_attention_of_its_own_kind() -> None:
