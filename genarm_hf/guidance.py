@@ -155,3 +155,11 @@ def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
     ```
     """
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def mask_columns(mask: Tensor | None, start: int, end: int) -> Tensor | None:
+    """Columns [start, end) of a mask that is 1 behind its end."""
+    if mask is None:
+        return None
+    known = mask[:, start:end]
+    return torch.nn.functional.pad(known, (0, end - start - known.shape[1]), value=1)

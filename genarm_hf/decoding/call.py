@@ -1,7 +1,7 @@
 """One `generate()` call: where its prompt is, how its rows were repeated, and the checks before a model runs."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 from .guidance_plan import Guidance
 from .reward_models import check_positions
 from .reward_prompts import RewardPrompt, check_reward_prompt
+from .reward_reader import RewardReader
+from .shared_backbone import SharedBackbone
 
 
 @dataclass
@@ -26,6 +28,8 @@ class GuidedCall:
         output_rewards: whether every reward model is to score the result.
         assisted: whether drafts are asked for, by an assistant or otherwise.
         speculation: what drafting did; None without drafts.
+        shared: the joint pass that this call uses; None without one.
+        readers: who reads in passes of their own, None for the others; empty before the cache is made.
     """
 
     guidance: Guidance
@@ -36,6 +40,8 @@ class GuidedCall:
     output_rewards: bool = False
     assisted: bool = False
     speculation: Any = None
+    shared: SharedBackbone | None = None
+    readers: list[RewardReader | None] = field(default_factory=list)
 
     def _readers(self) -> Iterable[tuple[int, Any, RewardPrompt | None]]:
         """Reward models that will read: those at work, and all where rewards are asked for."""
@@ -70,10 +76,14 @@ class GuidedCall:
                 )
             check_positions(model, f"reward_models[{index}]", length if prompt is None else prompt.ids.shape[1])  # type: ignore[arg-type]
 
+    def new_tokens(self, max_length: int) -> int:
+        """Tokens to be generated at most, where `max_length` counts the prompt's ids too."""
+        assert self.prompt_ids is not None
+        return max_length - self.prompt_ids.shape[1]
+
     def check_total_length(self, max_length: int) -> None:
         """Refuse a generation that outgrows a reward model's positions; `max_length` counts the prompt's ids."""
-        assert self.prompt_ids is not None
-        new_tokens = max_length - self.prompt_ids.shape[1]
+        new_tokens = self.new_tokens(max_length)
         for index, model, prompt in self._readers():
             length = self.prompt_length if prompt is None else prompt.ids.shape[1]
             check_positions(model, f"reward_models[{index}]", length, new_tokens)
@@ -92,6 +102,14 @@ class GuidedCall:
         )
         self.prompt_length = length if masked == length or past == 0 else past + length
 
+    def prompt(self) -> RewardPrompt | None:
+        """The base's whole prompt, unexpanded; None where embeddings or a cache hold some of it."""
+        ids = self.prompt_ids
+        if ids is None or (self.prompt_mask is not None and self.prompt_mask.shape[1] != ids.shape[1]):
+            return None
+        mask = torch.ones_like(ids) if self.prompt_mask is None else self.prompt_mask[:: self.expand]
+        return RewardPrompt(ids, mask)
+
     def past_ids(self, start: int, end: int) -> Tensor:
         """Ids `(rows, end - start)` of the prompt that a cache already holds.
 
@@ -106,11 +124,3 @@ class GuidedCall:
                 "(with the cache, only what is new is computed for the base), or `reward_inputs=`."
             )
         return self.prompt_ids.repeat_interleave(self.expand, 0)[:, start:end]
-
-
-def mask_columns(mask: Tensor | None, start: int, end: int) -> Tensor | None:
-    """Columns [start, end) of a mask that is 1 behind its end."""
-    if mask is None:
-        return None
-    known = mask[:, start:end]
-    return torch.nn.functional.pad(known, (0, end - start - known.shape[1]), value=1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..guidance import Alpha, as_alpha
 from .reward_prompts import RewardPrompt
-from .shared_backbone import SharedBackbone, adapter_state, shared_backbone
+from .shared_backbone import SharedBackbone, StreamPrompts, adapter_state, shared_backbone
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,28 @@ class Guidance:
         """The reward models at work, None in the place of those that are switched off."""
         return [model if active else None for model, active in zip(self.models, self.active, strict=True)]
 
-    def shared_with(self, base: Any) -> SharedBackbone | None:
-        """The joint pass of the base and the reward models that can go through it; None where there are none."""
+    def shared_with(self, base: Any, prompt: RewardPrompt | None = None, expand: int = 1) -> SharedBackbone | None:
+        """The joint pass of the base and the reward models that can go through it; None where there are none.
+
+        Args:
+            base: the base.
+            prompt: its own prompt, unexpanded, for reward models that read another one; None leaves these out.
+            expand: how often each row is repeated.
+        """
         if not any(self.on_base):
             return None
-        arms = [
-            index
-            for index, model, prompt in self.at_work()
-            if self.on_base[index] and prompt is None and adapter_state(model) is not None
+        streams = [
+            (index, own)
+            for index, model, own in self.at_work()
+            if self.on_base[index] and (prompt is not None or own is None) and adapter_state(model) is not None
         ]
-        return shared_backbone(base, self.models, arms) if arms else None
+        if not streams:
+            return None
+        arms, own_prompts = zip(*streams, strict=True)
+        prompts = None
+        if prompt is not None and any(own_prompts):
+            prompts = StreamPrompts.of([(own or prompt).expanded(expand) for own in (None, *own_prompts)])
+        return shared_backbone(base, self.models, arms, prompts)
 
     @property
     def batch_size(self) -> int | None:

@@ -23,12 +23,23 @@ class GuidedCache:
         guided_length: tokens of the base's text that have passed through guidance.
         owners: the reward models that it was made for, None for those that are switched off.
         shared: the joint pass whose rows the cache holds; None where it holds the base's alone.
+        whole: the cache as the joint pass sees it, with the columns in front of the base's text.
     """
 
     readers: list[RewardReader | None]
     guided_length: int
     owners: list[Any]
     shared: SharedBackbone | None
+    whole: Any
+
+    @property
+    def _shift(self) -> int:
+        return 0 if self.shared is None else self.shared.shift
+
+    def get_seq_length(self, *args: Any, **kwargs: Any) -> Any:
+        """Tokens of the base's text; a tensor where the cache is static."""
+        length = super().get_seq_length(*args, **kwargs)  # type: ignore[misc]
+        return length - self._shift if isinstance(length, Tensor) or length else length
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the states, for a prefix that several texts go on from; the models themselves are not copied."""
@@ -43,7 +54,7 @@ class GuidedCache:
     def crop(self, tokens: int) -> None:
         """Remove `-tokens` tokens, or (transformers < 5.15) shorten to a positive `tokens`."""
         removed = -tokens if tokens <= 0 else max(self.guided_length - tokens, 0)
-        super().crop(tokens)  # type: ignore[misc]
+        super().crop(tokens + self._shift if tokens > 0 else tokens)  # type: ignore[misc]
         for reader in self._active():
             reader.crop(removed)
         self.guided_length -= removed
@@ -113,4 +124,5 @@ def guided_cache(
     guided.__dict__.update(cache.__dict__)
     guided.__dict__.update(readers=list(readers), guided_length=guided_length, owners=list(owners), shared=shared)
     guided.row_streams = 1 if shared is None else shared.streams
+    guided.whole = cache.whole if isinstance(cache, GuidedCache) else cache
     return guided

@@ -17,20 +17,20 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import StaticCache
+from transformers import DynamicCache, StaticCache
 from transformers.generation import GenerationMode
 from transformers.generation.configuration_utils import ALL_STATIC_CACHE_IMPLEMENTATIONS
 from transformers.utils import logging
 
-from ..guidance import Alpha, position_ids_from_mask, token_logprobs
+from ..guidance import Alpha, mask_columns, position_ids_from_mask, token_logprobs
 from ..vocabulary import check_vocabularies, vocab_size
-from .call import GuidedCall, mask_columns
+from .call import GuidedCall
 from .guidance_plan import Guidance, check_alpha
 from .guided_cache import GuidedCache, guided_cache
 from .reading import Reading
 from .reward_models import as_reward_lm, check_positions, default_alpha
 from .reward_prompts import as_reward_prompts
-from .reward_reader import CACHE_NAMES, RewardReader
+from .reward_reader import CACHE_NAMES, RewardReader, lasting_length, own_memory
 from .shared_backbone import SharedBackbone, has_adapters, takes_inputs, why_not_shared, without_adapters
 from .speculative import OTHER_DRAFTS, Speculation, as_assistant, counted, drafting_model, guided_drafts
 
@@ -106,7 +106,12 @@ class GuidedModel:
         if reading is None or reading.shared is None:
             outputs = self._base(**kwargs, return_dict=True)
         else:
-            outputs, opinions = reading.shared(self._joint_call or reading.shared.joint, **kwargs, return_dict=True)
+            joint = self._joint_call or reading.shared.joint
+            outputs, opinions = reading.shared(joint, reading.start, **kwargs, return_dict=True)
+        if reading is not None and any(reader is not None and reader.compiled for reader in reading.readers):
+            # another compiled call follows before these are used
+            outputs.logits = own_memory(outputs.logits)
+            opinions = {index: own_memory(logits) for index, logits in opinions.items()}
         if reading is not None:
             outputs.logits = reading.guide(outputs.logits, opinions)
             if self._call is None:
@@ -238,10 +243,11 @@ class GuidedModel:
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], mode: Any, *args: Any
     ) -> Any:
-        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, mode, *args)  # type: ignore[misc]
         call = self._call
         if call is None:
-            return result
+            return super()._prepare_cache_for_generation(generation_config, model_kwargs, mode, *args)  # type: ignore[misc]
+        call.shared = self._joint_pass(call, model_kwargs)
+        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, mode, *args)  # type: ignore[misc]
         name = next((name for name in CACHE_NAMES if model_kwargs.get(name) is not None), "")
         past = _past_length(model_kwargs[name]) if name else 0
         if past and call.assisted:
@@ -263,21 +269,38 @@ class GuidedModel:
                 "`use_cache=False`."
             )
         if name:
-            shared = call.guidance.shared_with(self._base) if takes_inputs(model_kwargs) else None
-            model_kwargs[name] = self._guided_cache(call, model_kwargs[name], past, shared)
+            static = model_kwargs[name].is_compileable and not isinstance(model_kwargs[name], DynamicCache)
+            new_tokens = call.new_tokens(generation_config.max_length) if static else None
+            model_kwargs[name] = self._guided_cache(call, model_kwargs[name], past, new_tokens)
             if generation_config.is_assistant or mode == GenerationMode.ASSISTED_GENERATION:
                 model_kwargs[name].record_past()
         return result
 
-    def _guided_cache(self, call: GuidedCall, cache: Any, past: int, shared: SharedBackbone | None) -> Any:
-        """The given cache with the reward models' own, caught up with the `past` tokens in it."""
-        owners, prompts = call.guidance.owners, call.guidance.prompts
+    def _joint_pass(self, call: GuidedCall, model_kwargs: dict[str, Any]) -> SharedBackbone | None:
+        """The joint pass for a call with these inputs, behind several prompts where its cache can be made for them."""
+        if not takes_inputs(model_kwargs):
+            return None
+        given = next((model_kwargs[name] for name in CACHE_NAMES if model_kwargs.get(name) is not None), None)
+        prompt = call.prompt() if given is None or type(given) is DynamicCache else None
+        return call.guidance.shared_with(self._base, prompt, call.expand)
+
+    def _guided_cache(self, call: GuidedCall, cache: Any, past: int, static_tokens: int | None) -> Any:
+        """The given cache with the reward models' own, caught up with the `past` tokens in it.
+
+        Args:
+            call: the call.
+            cache: the base's cache.
+            past: tokens in it.
+            static_tokens: tokens to be generated into static caches; None for caches that grow.
+        """
+        owners, prompts, shared = call.guidance.owners, call.guidance.prompts, call.shared
         if isinstance(cache, GuidedCache) and _same(cache.owners, owners) and not any(prompts):
             readers, seen, shared = cache.readers, cache.guided_length, cache.shared
         else:
             # a cache with tokens in it has the base's rows alone
             shared = None if past else shared
-            readers, seen = self._open_readers(True, shared), 0
+            readers, seen = self._open_readers(True, shared, static_tokens), 0
+        call.shared, call.readers = shared, readers
         if past:
             _check_rows(cache, shared)
         behind = (
@@ -289,18 +312,23 @@ class GuidedModel:
             reader.extend(call.past_ids(seen, past), mask_columns(call.prompt_mask, seen, past))
         return guided_cache(cache, readers, past, owners, shared)
 
-    def _prepare_static_cache(self, *args: Any, batch_size: int, **kwargs: Any) -> Any:
-        """Stock's, with rows for every stream of a joint pass (it may allocate them at once)."""
-        shared = None if self._call is None else self._call.guidance.shared_with(self._base)
-        return super()._prepare_static_cache(*args, batch_size=batch_size * (shared.streams if shared else 1), **kwargs)  # type: ignore[misc]
+    def _prepare_static_cache(self, *args: Any, batch_size: int, max_cache_len: int, **kwargs: Any) -> Any:
+        """Stock's, with rows for every stream of a joint pass (it may allocate them at once), and columns."""
+        shared = None if self._call is None else self._call.shared
+        streams, shift = (1, 0) if shared is None else (shared.streams, shared.shift)
+        length = lasting_length(self._base, max_cache_len) + shift
+        return super()._prepare_static_cache(*args, batch_size=batch_size * streams, max_cache_len=length, **kwargs)  # type: ignore[misc]
 
     def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
         past_key_values.reorder_cache(beam_idx)
         return past_key_values
 
     def get_compiled_call(self, compile_config: Any) -> Callable[..., Any]:
-        """The guided forward around the base's compiled one, joint or alone; other reward models run as they are."""
-        shared = self._guidance.shared_with(self._base)
+        """The guided forward around the base's compiled one, joint or alone; reward models' own are compiled too."""
+        shared = None if self._call is None else self._call.shared
+        for reader in [] if self._call is None else self._call.readers:
+            if reader is not None:
+                reader.compile(compile_config)
         guided = _stand_in(self._base.get_compiled_call(compile_config), self._guidance, self._call, like=self._base)
         guided.__dict__["_joint_call"] = shared.joint.get_compiled_call(compile_config) if shared else None
         return guided.__call__
@@ -321,18 +349,18 @@ class GuidedModel:
     def _is_encoder_decoder(self) -> bool:
         return bool(getattr(self.config, "is_encoder_decoder", False))  # type: ignore[attr-defined]
 
-    def _open_readers(self, use_cache: bool, shared: SharedBackbone | None) -> list[RewardReader | None]:
+    def _open_readers(
+        self, use_cache: bool, shared: SharedBackbone | None, static_tokens: int | None = None
+    ) -> list[RewardReader | None]:
         """A reader for every reward model that is at work and does not go through the base's pass."""
-        guidance = self._guidance
-        expand = 1 if self._call is None else self._call.expand
-        return [
-            RewardReader.open(model, use_cache, None if prompt is None else prompt.expanded(expand), self._vocab)
-            if active and not (shared and index in shared.arms)
-            else None
-            for index, (model, prompt, active) in enumerate(
-                zip(guidance.models, guidance.prompts, guidance.active, strict=True)
-            )
-        ]
+        expand, length = (1, 0) if self._call is None else (self._call.expand, self._call.prompt_length)
+        readers: list[RewardReader | None] = [None] * len(self._guidance.models)
+        for index, model, prompt in self._guidance.at_work():
+            if shared is None or index not in shared.arms:
+                own = None if prompt is None else prompt.expanded(expand)
+                total = None if static_tokens is None else (length if own is None else own.ids.shape[1]) + static_tokens
+                readers[index] = RewardReader.open(model, use_cache, own, self._vocab, total)
+        return readers
 
     def _start_reading(self, kwargs: dict[str, Any]) -> Reading | None:
         """Note this forward's new tokens for the reward models; None where none of them guides."""
@@ -369,7 +397,10 @@ class GuidedModel:
             raise ValueError(
                 "`past_key_values` holds tokens that no reward model has read. Start from a guided forward's own cache."
             )
-        shared = self._guidance.shared_with(self._base) if takes_inputs(kwargs) else None
+        if self._call is not None:
+            shared = self._call.shared
+        else:
+            shared = self._guidance.shared_with(self._base) if takes_inputs(kwargs) else None
         wants_cache = kwargs.get("use_cache", getattr(self.config, "use_cache", False))  # type: ignore[attr-defined]
         readers = self._open_readers(bool(wants_cache) and self._call is None, shared)
         return Reading(self._guidance, self._call, readers, shared, 0, count)
@@ -413,8 +444,13 @@ def _same(these: Sequence[Any], those: Sequence[Any]) -> bool:
 
 
 def _check_rows(cache: Any, shared: SharedBackbone | None) -> None:
-    """Refuse a cache with the rows of a joint pass that is not this call's."""
+    """Refuse a cache with the rows of a joint pass that is not this call's, or that stand behind several prompts."""
     known = getattr(cache, "shared", None)
+    if known is not None and known.prompts is not None:
+        raise ValueError(
+            "`past_key_values` comes from a call in which reward models on the base's weights read prompts of their "
+            "own. Pass the whole text without the cache."
+        )
     if known is not None and (shared is None or known.joint is not shared.joint):
         raise ValueError(
             "`past_key_values` comes from a call with other reward models on the base's weights, whose rows it "

@@ -14,9 +14,8 @@ from transformers import LogitsProcessor, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
 
-from ..guidance import Alpha, as_alpha, combine
+from ..guidance import Alpha, as_alpha, combine, mask_columns
 from ..vocabulary import check_vocabularies
-from .call import mask_columns
 from .guidance_plan import Guidance, alpha_columns, check_alpha
 from .reading import as_logprobs
 from .reward_models import as_reward_lm, check_positions, default_alpha

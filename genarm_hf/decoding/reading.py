@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..guidance import as_alpha, combine
+from ..guidance import as_alpha, combine, mask_columns
 from ..vocabulary import align
-from .call import GuidedCall, mask_columns
+from .call import GuidedCall
 from .guidance_plan import Guidance, alpha_columns
 from .reward_reader import RewardReader, to_device
 from .shared_backbone import SharedBackbone
@@ -66,6 +66,8 @@ class Reading:
         """
         kept, vocab = base_logits.shape[1:]
         alphas = self.alphas(kept, base_logits.device)
+        # a joint pass has read the prompt too, which says nothing where a reward model has one of its own
+        opinions = {i: logits[:, -self.useful[i] :] for i, logits in opinions.items() if self.useful[i] > 0}
         # every forward is queued before any result is moved, so that devices work side by side
         for index, (reader, useful, alpha) in enumerate(zip(self.readers, self.useful, alphas, strict=True)):
             if reader is not None and useful > 0 and (isinstance(alpha, Tensor) or alpha != 0):

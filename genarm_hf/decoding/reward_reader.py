@@ -4,12 +4,14 @@ The base and a reward model may differ in architecture, device, prompt and paddi
 continuation, so that is all that passes between them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from ..guidance import position_ids_from_mask
 from ..scoring import forward_parameters
@@ -37,6 +39,8 @@ class RewardReader:
         vocab: size of the model's vocabulary.
         base_vocab: size of the base's, where ids come from.
         forwards: how often the model has run.
+        static_length: tokens that a static cache holds; None for one that grows.
+        compiled: the model's compiled call, for single tokens behind a static cache; None where there is none.
     """
 
     model: Any
@@ -47,13 +51,29 @@ class RewardReader:
     vocab: int = 0
     base_vocab: int = 0
     forwards: int = 0
+    static_length: int | None = None
+    compiled: Callable[..., Any] | None = None
 
     @classmethod
     def open(
-        cls, model: Any, use_cache: bool, prompt: RewardPrompt | None = None, base_vocab: int = 0
+        cls,
+        model: Any,
+        use_cache: bool,
+        prompt: RewardPrompt | None = None,
+        base_vocab: int = 0,
+        static_length: int | None = None,
     ) -> "RewardReader":
-        """A reader at the start of a text, or behind a prompt of its own."""
-        reader = cls(model, _new_cache(model) if use_cache else None, vocab=vocab_size(model), base_vocab=base_vocab)
+        """A reader at the start of a text, or behind a prompt of its own.
+
+        Args:
+            model: the causal LM.
+            use_cache: whether it keeps one.
+            prompt: what it reads first.
+            base_vocab: size of the base's vocabulary.
+            static_length: tokens that a static cache is to hold; None for one that grows.
+        """
+        cache = _new_cache(model, static_length) if use_cache else None
+        reader = cls(model, cache, vocab=vocab_size(model), base_vocab=base_vocab, static_length=static_length)
         if prompt is not None:
             reader.extend(prompt.ids, None if bool(prompt.mask.all()) else prompt.mask)
         return reader
@@ -87,16 +107,25 @@ class RewardReader:
         """Read what is pending; return the logits `(batch, keep, vocab)` of its last tokens, on the model's device."""
         ids = self.pending
         assert ids is not None and ids.shape[1] >= keep, "logits asked for tokens that were not noted"
-        outputs = self.model(**self._inputs(ids, keep))
+        compiled = self.compiled if ids.shape[1] == 1 else None
+        outputs = (compiled or self.model)(**self._inputs(ids, keep))
         self.forwards += 1
         if self.cache is not None:
             self.read += ids.shape[1]
             self.pending = None
-        return outputs.logits[:, -keep:]
+        logits = outputs.logits[:, -keep:]
+        return own_memory(logits) if compiled else logits
+
+    def compile(self, compile_config: Any) -> None:
+        """Read single tokens by the model's compiled call, where transformers would compile it too."""
+        valid = getattr(self.model, "_valid_auto_compile_criteria", None)
+        inputs = {"past_key_values": self.cache}
+        if isinstance(self.cache, StaticCache) and valid(inputs, GenerationConfig(compile_config=compile_config)):  # type: ignore[misc]
+            self.compiled = self.model.get_compiled_call(compile_config)
 
     def _inputs(self, ids: Tensor, keep: int) -> dict[str, Any]:
         accepted = forward_parameters(type(self.model))  # type: ignore[arg-type]
-        inputs: dict[str, Any] = {"input_ids": ids, "use_cache": self.cache is not None, "return_dict": True}
+        inputs: dict[str, Any] = {"use_cache": self.cache is not None, "return_dict": True}
         if self.cache is not None:
             inputs[next(name for name in CACHE_NAMES if name in accepted)] = self.cache
         if self.mask is not None:
@@ -105,7 +134,7 @@ class RewardReader:
                 inputs["position_ids"] = position_ids_from_mask(self.mask)[:, -ids.shape[1] :]
         if "logits_to_keep" in accepted:
             inputs["logits_to_keep"] = keep
-        return inputs
+        return forward_inputs(self.model, ids, self.read, self.cache, inputs)
 
     def _extend_mask(self, ids: Tensor, mask: Tensor | None) -> None:
         old = self.mask
@@ -152,7 +181,7 @@ class RewardReader:
         """Back to the start of a text."""
         self.read, self.pending, self.mask = 0, None, None
         if self.cache is not None:
-            self.cache = _new_cache(self.model)
+            self.cache = _new_cache(self.model, self.static_length)
 
     def record_past(self, name: str) -> None:
         """Prepare for being rolled back beyond a sliding window (assisted decoding).
@@ -185,13 +214,50 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type != "cpu")
 
 
-def _new_cache(model: Any) -> Any:
+def own_memory(logits: Tensor) -> Tensor:
+    """Logits of a compiled call, out of the reach of the next one: CUDA graphs write into the same memory again."""
+    return logits.clone() if logits.is_cuda else logits
+
+
+def forward_inputs(model: Any, ids: Tensor, start: int, cache: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """A forward's inputs; behind a static cache with the masks that transformers makes outside of what is compiled.
+
+    Args:
+        model: the causal LM.
+        ids: `(batch, tokens)` new ids.
+        start: tokens in the cache.
+        cache: the cache, or None.
+        inputs: all others; `attention_mask` `(batch, start + tokens)` or absent.
+    """
+    if not isinstance(cache, StaticCache):
+        return inputs | {"input_ids": ids}
+    if "position_ids" not in inputs and "position_ids" in forward_parameters(type(model)):  # type: ignore[arg-type]
+        inputs = inputs | {"position_ids": torch.arange(start, start + ids.shape[1], device=ids.device)[None]}
+    return model.prepare_inputs_for_generation(ids, is_first_iteration=start == 0, **inputs)
+
+
+_lengths: "WeakKeyDictionary[Any, int]" = WeakKeyDictionary()
+
+
+def lasting_length(model: Any, length: int) -> int:
+    """At least as many tokens as any static cache of this model held before, so that nothing is compiled again for it.
+
+    Stock `generate()` remembers the same on the model, which guidance leaves as it is.
+    """
+    _lengths[model] = max(length, _lengths.get(model, 0))
+    return _lengths[model]
+
+
+def _new_cache(model: Any, static_length: int | None) -> Any:
     """An empty cache for the model, or None where it brings its own kind (it then reads everything anew each step)."""
     supported = getattr(model, "_supports_default_dynamic_cache", None)
     accepted = forward_parameters(type(model))  # type: ignore[arg-type]
     if (supported is not None and not supported()) or not any(name in accepted for name in CACHE_NAMES):
         return None
-    return DynamicCache(config=model.config.get_text_config(decoder=True))
+    config = model.config.get_text_config(decoder=True)
+    if static_length is not None and getattr(model, "_can_compile_fullgraph", False):
+        return StaticCache(config=config, max_cache_len=lasting_length(model, static_length))
+    return DynamicCache(config=config)
 
 
 def _records_past(cache: Any) -> bool:

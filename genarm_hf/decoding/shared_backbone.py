@@ -8,6 +8,7 @@ touched, and its rows are ordered in streams: `[base | reward model 1 | reward m
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import share_weights
+from ..guidance import mask_columns, position_ids_from_mask
+from ..scoring import forward_parameters
+from .reward_prompts import RewardPrompt
+from .reward_reader import forward_inputs
 
 # what stock generate() hands to a text model's forward; anything else might need rows repeated in a way not known here
 _ROWWISE = ("input_ids", "attention_mask")
@@ -33,12 +38,16 @@ _KNOWN = frozenset(
 )
 
 
+# up to so many rows a stream, a low-rank term that a compiler fuses is cheaper as a sum than as two matrix products
+_FEW_ROWS = 16
+
+
 class StreamedLoRA(nn.Module):
     """A layer of the base and the low-rank terms that each reward stream adds to it.
 
     Args:
         layer: the base's linear layer (or GPT-2's transposed one).
-        terms: per reward stream `(down, up)` of shapes `(in, rank)` and `(rank, out)`, scaling included; None where it
+        terms: per reward stream `(down, up)` of shapes `(rank, in)` and `(out, rank)`, scaling included; None where it
             adds nothing.
     """
 
@@ -51,10 +60,25 @@ class StreamedLoRA(nn.Module):
         """Rows `(streams + 1) * batch` in, the same out; the first `batch` rows are the base's and get no term."""
         output = self.layer(x)
         base_rows = x.shape[0] // (self.streams + 1)
-        rewards = x[base_rows:].reshape(self.streams, -1, x.shape[-1])
+        rewards = x[base_rows:].reshape(self.streams, -1, x.shape[-1]).to(self.down.dtype)
         # written into the layer's own fresh output: no copy of it is made
-        output[base_rows:].view(self.streams, -1, output.shape[-1]).baddbmm_(torch.bmm(rewards, self.down), self.up)
+        guided = output[base_rows:].view(self.streams, -1, output.shape[-1])
+        if torch.compiler.is_compiling() and x.device.type == "cpu" and rewards.shape[1] <= _FEW_ROWS:
+            guided += _fused(_fused(rewards, self.down), self.up)
+        elif self.down.dtype == output.dtype:
+            guided.baddbmm_(torch.bmm(rewards, self.down.mT), self.up.mT)
+        else:
+            guided += torch.bmm(torch.bmm(rewards, self.down.mT), self.up.mT)
         return output
+
+
+def _fused(rows: Tensor, weight: Tensor) -> Tensor:
+    """`rows @ weight.mT` of shapes `(streams, rows, in)` and `(streams, out, in)`, written for a compiler to fuse.
+
+    A matrix product stands alone in a compiled graph. For a few rows and a small rank, starting it costs more than its
+    arithmetic, which as a sum goes into the loops around it.
+    """
+    return (rows.float()[:, :, None] * weight.float()[:, None]).sum(-1)
 
 
 class StreamedEmbeddingLoRA(nn.Module):
@@ -63,7 +87,8 @@ class StreamedEmbeddingLoRA(nn.Module):
     def __init__(self, layer: nn.Module, terms: Sequence[tuple[Tensor, Tensor] | None]) -> None:
         super().__init__()
         self.layer, self.streams = layer, len(terms)
-        self.down, self.up = _stack(terms)
+        down, self.up = _stack(terms)
+        self.down = down.mT.contiguous()
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids `((streams + 1) * batch, length)` to embeddings."""
@@ -71,19 +96,23 @@ class StreamedEmbeddingLoRA(nn.Module):
         base_rows = ids.shape[0] // (self.streams + 1)
         for stream, rows in enumerate(ids[base_rows:].chunk(self.streams)):
             start = base_rows * (stream + 1)
-            output[start : start + base_rows] += self.down[stream][rows] @ self.up[stream]
+            output[start : start + base_rows] += self.down[stream][rows] @ self.up[stream].mT
         return output
 
 
 def _stack(terms: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
-    """Terms of different ranks as `(streams, in, rank)` and `(streams, rank, out)`, filled up with zeros."""
+    """Terms of different ranks as `(streams, rank, in)` and `(streams, out, rank)`, filled up with zeros.
+
+    On a CPU they are float32: few processors multiply a handful of half-precision rows fast, and the terms are small.
+    """
     known = [term for term in terms if term is not None]
-    rank, (down, up) = max(term[0].shape[1] for term in known), known[0]
-    downs = down.new_zeros(len(terms), down.shape[0], rank)
-    ups = up.new_zeros(len(terms), rank, up.shape[1])
+    rank, (down, up) = max(term[0].shape[0] for term in known), known[0]
+    dtype = torch.float32 if down.device.type == "cpu" and down.dtype.itemsize < 4 else down.dtype
+    downs = down.new_zeros(len(terms), rank, down.shape[1], dtype=dtype)
+    ups = up.new_zeros(len(terms), up.shape[0], rank, dtype=dtype)
     for stream, term in enumerate(terms):
         if term is not None:
-            downs[stream, :, : term[0].shape[1]], ups[stream, : term[1].shape[0]] = term
+            downs[stream, : term[0].shape[0]], ups[stream, :, : term[1].shape[1]] = term
     return downs, ups
 
 
@@ -111,40 +140,115 @@ def shared_rows_class(cache_class: type) -> type:
     return type(cache_class.__name__, (SharedRows, cache_class), {"__module__": cache_class.__module__})
 
 
+@dataclass(frozen=True)
+class StreamPrompts:
+    """The prompts of all streams side by side, where reward models read prompts of their own.
+
+    Attributes:
+        ids: `(streams * batch, width)`, padded on the left.
+        mask: the same shape, 1 = token.
+        shift: columns in front of the base's own first one.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    shift: int
+
+    @classmethod
+    def of(cls, prompts: Sequence[RewardPrompt]) -> "StreamPrompts":
+        """Set prompts of the same batch, the base's first, below one another."""
+        width = max(prompt.ids.shape[1] for prompt in prompts)
+        device = prompts[0].ids.device
+
+        def column(tensor: Tensor) -> Tensor:
+            return torch.nn.functional.pad(tensor.to(device), (width - tensor.shape[1], 0))
+
+        return cls(
+            torch.cat([column(prompt.ids) for prompt in prompts]),
+            torch.cat([column(prompt.mask) for prompt in prompts]),
+            width - prompts[0].ids.shape[1],
+        )
+
+    def read(self, ids: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """What all streams read where the base reads its positions from `start` on.
+
+        Args:
+            ids: `(batch, tokens)`, the base's.
+            start: first position of the base's text. At 0, whatever stands in front of it is read too.
+
+        Returns:
+            ids `(streams * batch, columns)`, and the mask of all columns so far.
+        """
+        width, end = self.ids.shape[1], start + ids.shape[1] + self.shift
+        first = start + self.shift if start else 0
+        behind = ids[:, max(ids.shape[1] - max(end - width, 0), 0) :]
+        streams = self.ids.shape[0] // ids.shape[0]
+        columns = torch.cat([self.ids[:, first:end], behind.repeat(streams, 1)], 1)
+        return columns, mask_columns(self.mask, 0, end)  # type: ignore[return-value]
+
+
 class SharedBackbone:
     """One pass for a base and reward models on its weights.
 
     Attributes:
         joint: the base's architecture over its own tensors, with every stream's low-rank terms.
         arms: indices of the reward models it serves, in the order of their streams.
+        prompts: every stream's prompt, where some differ from the base's; None where all read the same.
     """
 
-    def __init__(self, joint: Any, arms: Sequence[int]) -> None:
-        self.joint, self.arms = joint, tuple(arms)
+    def __init__(self, joint: Any, arms: Sequence[int], prompts: StreamPrompts | None = None) -> None:
+        self.joint, self.arms, self.prompts = joint, tuple(arms), prompts
 
     @property
     def streams(self) -> int:
         """Streams of rows: the base's and one per reward model."""
         return len(self.arms) + 1
 
-    def __call__(self, forward: Any, **inputs: Any) -> tuple[Any, dict[int, Tensor]]:
+    @property
+    def shift(self) -> int:
+        """Columns of the joint cache in front of the base's first token."""
+        return 0 if self.prompts is None else self.prompts.shift
+
+    def __call__(self, forward: Any, start: int, **inputs: Any) -> tuple[Any, dict[int, Tensor]]:
         """Run all streams.
 
         Args:
             forward: the joint model, or its compiled call.
+            start: first position of the base's text that is read.
             **inputs: the base's own inputs, for `batch` rows.
 
         Returns:
             the base's outputs, and by index each reward model's logits `(batch, length, vocab)`.
         """
-        batch = inputs["input_ids"].shape[0]
-        outputs = forward(**self._expand(inputs, batch))
+        batch, count = inputs["input_ids"].shape
+        expanded = self._expand(inputs, batch) if self.prompts is None else self._prompted(self.prompts, inputs, start)
+        outputs = forward(**expanded)
         base_logits, *rewards = outputs.logits.split(batch)
-        outputs.logits = base_logits
-        for name in ("attentions", "hidden_states"):
-            if outputs.get(name) is not None:
-                outputs[name] = tuple(None if rows is None else rows[:batch] for rows in outputs[name])
-        return outputs, dict(zip(self.arms, rewards, strict=True))
+        outputs.logits = base_logits[:, -count:]
+        if outputs.get("hidden_states") is not None:
+            outputs["hidden_states"] = tuple(
+                None if rows is None else rows[:batch, -count:] for rows in outputs["hidden_states"]
+            )
+        if outputs.get("attentions") is not None:
+            outputs["attentions"] = tuple(
+                None if rows is None else rows[:batch, :, -count:, self.shift :] for rows in outputs["attentions"]
+            )
+        if self.prompts is not None and outputs.get("past_key_values") is not None:
+            outputs["past_key_values"] = inputs["past_key_values"]
+        return outputs, dict(zip(self.arms, (logits[:, -count:] for logits in rewards), strict=True))
+
+    def _prompted(self, prompts: StreamPrompts, inputs: dict[str, Any], start: int) -> dict[str, Any]:
+        """Inputs of streams behind different prompts: ids, masks and positions of their own."""
+        ids, mask = prompts.read(inputs["input_ids"], start)
+        positions = position_ids_from_mask(mask)[:, -ids.shape[1] :]
+        replaced = {"input_ids", "attention_mask", "position_ids", "past_key_values"}
+        expanded = {name: value for name, value in inputs.items() if name not in replaced} | {"attention_mask": mask}
+        if "position_ids" in forward_parameters(type(self.joint)):  # type: ignore[arg-type]
+            expanded["position_ids"] = positions
+        cache = inputs.get("past_key_values")
+        if cache is not None:
+            cache = expanded["past_key_values"] = cache.whole
+        return forward_inputs(self.joint, ids, start, cache, expanded)
 
     def _expand(self, inputs: dict[str, Any], batch: int) -> dict[str, Any]:
         expanded = dict(inputs)
@@ -185,13 +289,16 @@ def without_adapters(model: Any) -> Any:
 _built: "WeakKeyDictionary[Any, dict[tuple, tuple]]" = WeakKeyDictionary()
 
 
-def shared_backbone(base: Any, models: Sequence[Any], arms: Sequence[int]) -> SharedBackbone:
+def shared_backbone(
+    base: Any, models: Sequence[Any], arms: Sequence[int], prompts: StreamPrompts | None = None
+) -> SharedBackbone:
     """The joint pass of a base and some of its reward models, built once and kept as long as the base lives.
 
     Args:
         base: the base.
         models: all reward models' causal LMs.
         arms: which of them share the base's weights, see [`why_not_shared`].
+        prompts: every stream's, where some differ.
     """
     key = (base.device, base.dtype, *(id(models[arm]) for arm in arms))
     states = [adapter_state(models[arm]) for arm in arms]
@@ -201,7 +308,7 @@ def shared_backbone(base: Any, models: Sequence[Any], arms: Sequence[int]) -> Sh
         cache[key] = (_build(base, [models[arm] for arm in arms]), states, [models[arm] for arm in arms])
         while len(cache) > 4:
             del cache[next(iter(cache))]
-    return SharedBackbone(cache[key][0], arms)
+    return SharedBackbone(cache[key][0], arms, prompts)
 
 
 def adapter_state(arm: Any) -> list[Any] | None:
@@ -242,12 +349,12 @@ def _terms(layer: Any) -> tuple[Tensor, Tensor] | None:
     downs, ups = [], []
     for name in layer.active_adapters:
         if name in layer.lora_A:
-            downs.append(layer.lora_A[name].weight.T)
-            ups.append(layer.lora_B[name].weight.T * layer.scaling[name])
+            downs.append(layer.lora_A[name].weight)
+            ups.append(layer.lora_B[name].weight * layer.scaling[name])
         elif name in layer.lora_embedding_A:
-            downs.append(layer.lora_embedding_A[name].T)
-            ups.append(layer.lora_embedding_B[name].T * layer.scaling[name])
-    return (torch.cat(downs, 1), torch.cat(ups, 0)) if downs else None
+            downs.append(layer.lora_embedding_A[name])
+            ups.append(layer.lora_embedding_B[name] * layer.scaling[name])
+    return (torch.cat(downs, 0), torch.cat(ups, 1)) if downs else None
 
 
 def takes_inputs(inputs: dict[str, Any]) -> bool:

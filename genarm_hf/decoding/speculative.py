@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers.generation.candidate_generator import AssistedCandidateGenerator
 
 from ..adapters import unwrap
-from ..guidance import combine
+from ..guidance import combine, mask_columns
 from ..vocabulary import vocab_size
-from .call import GuidedCall, mask_columns
+from .call import GuidedCall
 from .guidance_plan import Guidance
 from .guided_cache import GuidedCache
 from .reading import Reading, as_logprobs

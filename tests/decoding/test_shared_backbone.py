@@ -103,14 +103,83 @@ def test_mixed_with_a_reward_model_of_its_own_weights() -> None:
     assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=alpha, **GREEDY), expected)
 
 
-def test_one_with_its_own_prompt_reads_by_itself() -> None:
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("length", [4, 9])
+def test_prompts_of_their_own_in_one_pass(kind: str, mode: str, length: int) -> None:
+    """One reads the base's prompt, one its own, shorter or longer; none runs a pass of its own."""
+    base = tiny(kind)
+    arms, own = [adapted(base, 1), adapted(base, 3)], prompts(3, length, seed=7, padded=True)
+    ran = [count_rows(arm.get_input_embeddings()) for arm in arms]
+    prompt, settings = prompts(3, 7, seed=2, padded=True), GREEDY | MODES[mode]
+    guided = {"reward_models": arms, "alpha": ROWS, "reward_inputs": [None, own]} | settings
+    set_seed(0)
+    shared = base.generate(**prompt, **guided, share_backbone=True)
+    assert ran == [[], []]
+    set_seed(0)
+    assert torch.equal(shared, base.generate(**prompt, **guided, share_backbone=False))
+    assert ran[0] and ran[1]
+
+
+@pytest.mark.parametrize(
+    "mode", [{"prompt_lookup_num_tokens": 2}, {"assistant_model": "arm"}, {"assistant_model": "small"}]
+)
+def test_speculation_behind_prompts_of_their_own(mode: dict[str, Any]) -> None:
     base = tiny("llama")
-    arms, own = [adapted(base, 1), adapted(base, 3)], prompts(2, 9, seed=7, padded=True)
-    prompt = prompts(2, 6, padded=True)
-    expected = reference_greedy(base, [arm.get_base_model() for arm in arms], 0.7, prompt, 10, EOS, [None, own])
-    assert torch.equal(
-        base.generate(**prompt, reward_models=arms, alpha=0.7, reward_inputs=[None, own], **GREEDY), expected
+    arms, own = [adapted(base, 1), adapted(base, 3)], prompts(1, 11, seed=7)
+    prompt = prompts(1, 8)
+    assistants = {"arm": arms[0].get_base_model(), "small": tiny("llama", seed=9, num_hidden_layers=1)}
+    mode = {key: assistants.get(value, value) for key, value in mode.items()}
+    inner = [arm.get_base_model() for arm in arms]
+    expected = reference_greedy(base, inner, [0.9, 0.4], prompt, 10, EOS, [own, None])
+    guided = {"reward_models": arms, "alpha": [0.9, 0.4], "reward_inputs": [own, None]}
+    assert torch.equal(base.generate(**prompt, **guided, **GREEDY, **mode), expected)
+
+
+@pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static"}])
+def test_outputs_and_caches_behind_prompts_of_their_own(cache: dict[str, Any]) -> None:
+    """Whatever the call returns speaks of the base's text; rows behind several prompts cannot be gone on with."""
+    base = tiny("llama")
+    base.set_attn_implementation("eager")
+    arm, prompt, own = adapted(base, 1), prompts(2, 6), prompts(2, 9, seed=7)
+    guided = {"reward_models": [arm], "alpha": 0.5, "reward_inputs": own}
+    settings = {"return_dict_in_generate": True, "output_attentions": True, "output_hidden_states": True, **GREEDY}
+    shared, separate = (
+        base.generate(**prompt, **guided, **settings, **cache, share_backbone=share) for share in (True, False)
     )
+    for name in ("attentions", "hidden_states"):
+        for ours, theirs in zip(shared[name], separate[name], strict=True):
+            assert [item.shape for item in ours] == [item.shape for item in theirs]
+            torch.testing.assert_close(ours[-1], theirs[-1], atol=1e-4, rtol=1e-4)
+    assert int(shared.past_key_values.get_seq_length()) == int(separate.past_key_values.get_seq_length())
+    more = torch.cat([shared.sequences, prompts(2, 3, seed=9)["input_ids"]], 1)
+    for change in ({}, {"reward_inputs": None}):
+        with pytest.raises(ValueError, match="reward models on the base's weights read prompts of their own"):
+            base.generate(more, **guided | change, max_new_tokens=3, past_key_values=shared.past_key_values)
+
+
+def test_a_static_cache_of_the_users_has_no_room_for_longer_prompts() -> None:
+    from transformers import StaticCache
+
+    base = tiny("llama")
+    arm, prompt, own = adapted(base, 1), prompts(2, 6), prompts(2, 9, seed=7)
+    ran = count_rows(arm.get_input_embeddings())
+    expected = reference_greedy(base, [arm.get_base_model()], 0.8, prompt, 10, EOS, [own])
+    ran.clear()
+    cache = StaticCache(config=base.config, max_cache_len=16)
+    guided = {"reward_models": [arm], "alpha": 0.8, "reward_inputs": own}
+    assert torch.equal(base.generate(**prompt, **guided, **GREEDY, past_key_values=cache), expected) and ran
+
+
+def test_a_forward_reads_prompts_of_their_own_apart() -> None:
+    base = tiny("llama")
+    arm, ids, own = adapted(base, 1), prompts(2, 6)["input_ids"], prompts(2, 9, seed=7)
+    with torch.no_grad():
+        logits = [
+            genarm_hf.guide(base, arm, 0.8, reward_inputs=own, share_backbone=share)(ids).logits
+            for share in (None, False)
+        ]
+    assert torch.equal(*logits)
 
 
 def test_a_scheduled_alpha() -> None:
@@ -224,9 +293,18 @@ def test_output_attentions_are_the_bases() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_forwards_on_a_static_cache() -> None:
-    """The base's compiled call, then the joint pass's own, with a separate reward model beside."""
+def test_compiled_forwards_on_a_static_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base's compiled call or the joint pass's own, and those of separate reward models, for every single token."""
     from transformers import CompileConfig
+
+    compiled: list[Any] = []
+    stock = type(tiny("llama")).get_compiled_call
+
+    def counting(self: Any, config: Any) -> Any:
+        call = stock(self, config)
+        return lambda **inputs: (compiled.append(self), call(**inputs))[1]
+
+    monkeypatch.setattr("transformers.PreTrainedModel.get_compiled_call", counting)
 
     compile_config = CompileConfig(mode="default")
     compile_config._compile_all_devices = True
@@ -234,8 +312,11 @@ def test_compiled_forwards_on_a_static_cache() -> None:
     base, other, prompt = tiny("llama"), tiny("gpt2", seed=1), prompts(2, 7, padded=True)
     for arms, alpha in (([other], [0.9]), ([adapted(base, 1), other], [0.9, 0.3])):
         inner = [arm.get_base_model() if hasattr(arm, "peft_config") else arm for arm in arms]
-        expected = reference_greedy(base, inner, alpha, prompt, 10, EOS)
-        assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=alpha, **GREEDY, **static), expected)
+        expected = reference_greedy(base, inner, alpha, prompt, 10, None)
+        compiled.clear()
+        guided = {"reward_models": arms, "alpha": alpha, "eos_token_id": None}
+        assert torch.equal(base.generate(**prompt, **guided, **GREEDY, **static), expected)
+        assert compiled.count(other) == len(compiled) / 2 == 9
 
 
 def test_loading_with_base_model_shares_by_itself(tmp_path: Any) -> None:
