@@ -22,12 +22,14 @@ class Guidance:
         alpha: `(1 | batch, arms)` float32, or a callable `step -> alpha`.
         prompts: a prompt per reward model, None where it reads the base's.
         on_base: which reward models are LoRA adapters on the base's own weights, to be run in one pass with it.
+        share_always: run them so even where prompts of very different lengths make separate passes cheaper.
     """
 
     models: tuple[Any, ...]
     alpha: Tensor | Callable[[int], Any]
     prompts: tuple[RewardPrompt | None, ...]
     on_base: tuple[bool, ...] = ()
+    share_always: bool = False
     _columns: dict[tuple, list[float | Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property

@@ -246,7 +246,7 @@ class GuidedModel:
         call = self._call
         if call is None:
             return super()._prepare_cache_for_generation(generation_config, model_kwargs, mode, *args)  # type: ignore[misc]
-        call.shared = self._joint_pass(call, model_kwargs)
+        call.shared = self._joint_pass(call, model_kwargs, call.new_tokens(generation_config.max_length))
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, mode, *args)  # type: ignore[misc]
         name = next((name for name in CACHE_NAMES if model_kwargs.get(name) is not None), "")
         past = _past_length(model_kwargs[name]) if name else 0
@@ -276,13 +276,16 @@ class GuidedModel:
                 model_kwargs[name].record_past()
         return result
 
-    def _joint_pass(self, call: GuidedCall, model_kwargs: dict[str, Any]) -> SharedBackbone | None:
-        """The joint pass for a call with these inputs, behind several prompts where its cache can be made for them."""
+    def _joint_pass(self, call: GuidedCall, model_kwargs: dict[str, Any], new_tokens: int) -> SharedBackbone | None:
+        """The joint pass for a call with these inputs, behind several prompts where that is possible and cheaper."""
         if not takes_inputs(model_kwargs):
             return None
         given = next((model_kwargs[name] for name in CACHE_NAMES if model_kwargs.get(name) is not None), None)
         prompt = call.prompt() if given is None or type(given) is DynamicCache else None
-        return call.guidance.shared_with(self._base, prompt, call.expand)
+        shared = call.guidance.shared_with(self._base, prompt, call.expand)
+        if shared is None or shared.pays(new_tokens, self._base.device) or call.guidance.share_always:
+            return shared
+        return call.guidance.shared_with(self._base)
 
     def _guided_cache(self, call: GuidedCall, cache: Any, past: int, static_tokens: int | None) -> Any:
         """The given cache with the reward models' own, caught up with the `past` tokens in it.
@@ -579,6 +582,7 @@ def guide(
         alpha=check_alpha(strengths, len(models)),
         prompts=as_reward_prompts(reward_inputs, len(models)),
         on_base=tuple(_goes_with_base(base, item, index, share_backbone) for index, item in enumerate(models)),
+        share_always=bool(share_backbone),
     )
     tokenizers = (
         reward_tokenizers if isinstance(reward_tokenizers, (list, tuple)) else [reward_tokenizers] * len(models)
@@ -596,6 +600,8 @@ def _goes_with_base(base: Any, model: Any, index: int, wanted: bool | None) -> b
         raise ValueError(
             f"`share_backbone=True`, but reward_models[{index}] cannot go through the base's pass: {reason}."
         )
+    if reason is not None:
+        logger.info(f"reward_models[{index}] reads in passes of its own: {reason}.")
     return reason is None
 
 

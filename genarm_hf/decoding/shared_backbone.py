@@ -9,7 +9,7 @@ touched, and its rows are ordered in streams: `[base | reward model 1 | reward m
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -103,11 +103,13 @@ class StreamedEmbeddingLoRA(nn.Module):
 def _stack(terms: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
     """Terms of different ranks as `(streams, rank, in)` and `(streams, out, rank)`, filled up with zeros.
 
-    On a CPU they are float32: few processors multiply a handful of half-precision rows fast, and the terms are small.
+    On a CPU they are float32 at least: few processors multiply a handful of half-precision rows fast, and they are
+    small.
     """
     known = [term for term in terms if term is not None]
     rank, (down, up) = max(term[0].shape[0] for term in known), known[0]
-    dtype = torch.float32 if down.device.type == "cpu" and down.dtype.itemsize < 4 else down.dtype
+    lowest = torch.float32 if down.device.type == "cpu" else down.dtype
+    dtype = reduce(torch.promote_types, (term[0].dtype for term in known), lowest)
     downs = down.new_zeros(len(terms), rank, down.shape[1], dtype=dtype)
     ups = up.new_zeros(len(terms), up.shape[0], rank, dtype=dtype)
     for stream, term in enumerate(terms):
@@ -148,11 +150,13 @@ class StreamPrompts:
         ids: `(streams * batch, width)`, padded on the left.
         mask: the same shape, 1 = token.
         shift: columns in front of the base's own first one.
+        padding: columns that the prompts of a row are filled up with, all streams together.
     """
 
     ids: Tensor
     mask: Tensor
     shift: int
+    padding: int
 
     @classmethod
     def of(cls, prompts: Sequence[RewardPrompt]) -> "StreamPrompts":
@@ -167,6 +171,7 @@ class StreamPrompts:
             torch.cat([column(prompt.ids) for prompt in prompts]),
             torch.cat([column(prompt.mask) for prompt in prompts]),
             width - prompts[0].ids.shape[1],
+            sum(width - prompt.ids.shape[1] for prompt in prompts),
         )
 
     def read(self, ids: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -208,6 +213,15 @@ class SharedBackbone:
     def shift(self) -> int:
         """Columns of the joint cache in front of the base's first token."""
         return 0 if self.prompts is None else self.prompts.shift
+
+    def pays(self, new_tokens: int, device: torch.device) -> bool:
+        """Whether the passes saved for so many new tokens outweigh what prompts of different lengths are padded with.
+
+        A padded column is computed like a token. On a CPU that costs up to a decoding step; on a GPU, which waits for
+        weights while it decodes, a small part of one.
+        """
+        columns_per_step = 1 if device.type == "cpu" else 64
+        return self.prompts is None or self.prompts.padding <= len(self.arms) * new_tokens * columns_per_step
 
     def __call__(self, forward: Any, start: int, **inputs: Any) -> tuple[Any, dict[int, Tensor]]:
         """Run all streams.
@@ -418,8 +432,9 @@ def _unsuitable_layer(layer: Any) -> str | None:
     if type(layer.base_layer) is not nn.Embedding and isinstance(layer.base_layer, nn.Embedding):
         return f"LoRA on a {type(layer.base_layer).__name__}"
     dtype = layer.base_layer.weight.dtype
-    if any(p.dtype != dtype for name, p in layer.named_parameters() if "lora_" in name):
-        return f"its adapter has another dtype than the base's {dtype}"
+    # PEFT keeps adapters in float32 on a base of half precision, and adds their terms in float32
+    if any(p.dtype not in (dtype, torch.float32) for name, p in layer.named_parameters() if "lora_" in name):
+        return f"its adapter has another dtype than the base's {dtype}, and it is not float32"
     return None
 
 

@@ -430,3 +430,22 @@ def test_a_directory_written_again_is_loaded_again(tmp_path: Any) -> None:
         assert torch.equal(
             base.generate(**prompt, reward_models=[str(tmp_path / "arm")], alpha=0.9, **GREEDY), expected
         )
+
+
+@pytest.mark.parametrize("own_prompt", [False, True])
+def test_reward_models_keep_static_caches_where_the_base_does(own_prompt: bool) -> None:
+    """As long as their own text may get; the next call takes the longest so far, so that nothing is compiled again."""
+    from transformers import StaticCache
+
+    base, arm, prompt = tiny("llama"), tiny("gpt2", seed=1), prompts(2, 6, padded=True)
+    guided = {"reward_models": [arm], "alpha": 0.9, "do_sample": False, "eos_token_id": None}
+    guided |= {"reward_inputs": prompts(2, 9, seed=4)} if own_prompt else {}
+    static = {"cache_implementation": "static", "return_dict_in_generate": True}
+    lengths = []
+    for new_tokens in (10, 4):
+        output = base.generate(**prompt, **guided, **static, max_new_tokens=new_tokens)
+        assert torch.equal(output.sequences, base.generate(**prompt, **guided, max_new_tokens=new_tokens))
+        cache = output.past_key_values.readers[0].cache
+        assert isinstance(cache, StaticCache)
+        lengths.append(cache.layers[0].max_cache_len)
+    assert lengths == ([19, 19] if own_prompt else [16, 16])

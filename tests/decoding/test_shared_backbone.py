@@ -171,6 +171,17 @@ def test_a_static_cache_of_the_users_has_no_room_for_longer_prompts() -> None:
     assert torch.equal(base.generate(**prompt, **guided, **GREEDY, past_key_values=cache), expected) and ran
 
 
+def test_a_much_longer_prompt_is_read_apart_unless_told_otherwise() -> None:
+    base = tiny("llama")
+    arm, prompt, own = adapted(base, 1), prompts(2, 6), prompts(2, 40, seed=7)
+    ran = count_rows(arm.get_input_embeddings())
+    guided = {"reward_models": [arm], "alpha": 0.8, "reward_inputs": own, "eos_token_id": None, "do_sample": False}
+    for share, new_tokens, apart in ((None, 30, True), (None, 34, False), (True, 30, False)):
+        ran.clear()
+        base.generate(**prompt, **guided, share_backbone=share, max_new_tokens=new_tokens)
+        assert bool(ran) is apart
+
+
 def test_a_forward_reads_prompts_of_their_own_apart() -> None:
     base = tiny("llama")
     arm, ids, own = adapted(base, 1), prompts(2, 6)["input_ids"], prompts(2, 9, seed=7)
@@ -196,6 +207,24 @@ def test_lora_on_embeddings_and_head_and_with_rank_stabilisation() -> None:
     prompt = prompts(2, 6, padded=True)
     expected = reference_greedy(base, [arm.get_base_model() for arm in arms], 0.7, prompt, 10, EOS)
     assert torch.equal(base.generate(**prompt, reward_models=arms, alpha=0.7, share_backbone=True, **GREEDY), expected)
+
+
+@pytest.mark.parametrize("targets", [TARGETS["llama"], ["embed_tokens", "lm_head", "q_proj"]])
+def test_float32_adapters_on_a_base_of_half_precision(targets: list[str]) -> None:
+    """PEFT's own choice where it attaches an adapter to such a base."""
+    base = tiny("llama").to(torch.bfloat16)
+    arms = [adapted(base, 1, target_modules=targets), adapted(base, 3, target_modules=targets)]
+    arms[1].to(torch.bfloat16)
+    assert {p.dtype for name, p in arms[0].named_parameters() if "lora_" in name} == {torch.float32}
+    assert [why_not_shared(base, arm.get_base_model()) for arm in arms] == [None, None]
+    ids = prompts(2, 7)["input_ids"]
+    with torch.no_grad():
+        shared, separate = (
+            genarm_hf.guide(base, arms, 0.7, share_backbone=share)(ids).logits for share in (True, False)
+        )
+        plain = base(ids).logits
+    torch.testing.assert_close(shared, separate, atol=0.15, rtol=0.02)
+    assert (shared - plain).abs().mean() > 1
 
 
 def test_an_adapter_inside_the_very_base_is_taken_out_of_it() -> None:
