@@ -183,6 +183,18 @@ class GuidedModel:
                 outputs["speculation"] = call._call.speculation.finish()
         return outputs
 
+    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Stock continuous batching on the guided policy; `alpha` may have a row for each request."""
+        from .generation import generate_batch_guided
+
+        return generate_batch_guided(super().generate_batch, self, args, kwargs)  # type: ignore[misc]
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """A manager of guided requests, each with an `alpha` of its own if it likes."""
+        from .generation import init_guided_batching
+
+        return init_guided_batching(super().init_continuous_batching, self, args, kwargs)  # type: ignore[misc]
+
     def _check_assisted(self, args: tuple, kwargs: dict[str, Any]) -> bool:
         """Whether the call asks for drafts; they need a cache that can be rolled back."""
         asked = kwargs.get("assistant_model"), *(_asked(self, args, kwargs, name) for name in OTHER_DRAFTS)

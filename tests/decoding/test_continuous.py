@@ -332,6 +332,17 @@ def test_guided_models(trio: Any) -> None:
         guided.generate_batch(inputs, reward_models=arms)
 
 
+def test_guided_models_where_transformers_is_left_as_it_is(trio: Any) -> None:
+    base, arms = trio
+    guided, inputs = genarm_hf.guide(base, arms, [0.8, 0.4]), random_ids(5, 9)
+    expected = one_by_one(base, arms, [0.8, 0.4], inputs)
+    genarm_hf.uninstall()
+    try:
+        assert tokens(guided.generate_batch(inputs, greedy(), continuous_batching_config=small())) == expected
+    finally:
+        genarm_hf.install()
+
+
 def test_a_generation_config_that_names_reward_models(trio: Any, tmp_path: Any) -> None:
     base, arms = trio
     arms[0].save_pretrained(tmp_path)
