@@ -148,7 +148,7 @@ class GuidedDrafts(AssistedCandidateGenerator):
         self.call, self.cache, self.small = call, cache, small
         self.vocab = vocab
         ends = getattr(stock["generation_config"], "_eos_token_tensor", None)
-        self.ends = [] if ends is None else ends.flatten().tolist()
+        self.ends = None if ends is None else ends.flatten()
         self.readers: list[DraftingReader | None] = [None] * len(cache.readers)
         for index in drafting:
             reader = cache.readers[index]
@@ -213,9 +213,13 @@ class GuidedDrafts(AssistedCandidateGenerator):
         return scores.argmax(-1, keepdim=True)
 
     def _ends(self, scores: Tensor, token: Tensor) -> bool:
-        """Whether a draft ends with this token."""
-        threshold = self.assistant_confidence_threshold
-        return int(token) in self.ends or bool(threshold and scores.softmax(-1)[0, int(token)] < threshold)
+        """Whether a draft ends with this token; an accelerator is waited for once, and only if there is a reason to."""
+        reasons = []
+        if self.ends is not None:
+            reasons.append((token == self.ends.to(token.device)).any())
+        if self.assistant_confidence_threshold:
+            reasons.append((scores.softmax(-1).gather(-1, token) < self.assistant_confidence_threshold).any())
+        return bool(torch.stack(reasons).any()) if reasons else False
 
 
 def drafting_model(guidance: Guidance, assistant: Any) -> int | None:
