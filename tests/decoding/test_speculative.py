@@ -356,7 +356,7 @@ def enumerated(base: Any, arms: list[Any], alpha: list[float], prompt: Tensor, p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("draft", ["reward model", "small base"])
+@pytest.mark.parametrize("draft", ["reward model", "small base", "prompt lookup"])
 @pytest.mark.parametrize(
     ("alpha", "processors"),
     [
@@ -370,17 +370,19 @@ def enumerated(base: Any, arms: list[Any], alpha: list[float], prompt: Tensor, p
 def test_samples_follow_the_guided_policy(alpha: list[float], processors: dict[str, Any], draft: str) -> None:
     base = tiny("llama", **SMALL)
     arms = [drafting(tiny("llama", seed=1 + i, **SMALL), 3) for i in range(len(alpha))]
-    prompt, samples = torch.tensor([[3, 4, 5]]), 1200
+    prompt, samples = torch.tensor([[3, 4, 5, 3, 4]]), 1200  # with something to look up
     expected = enumerated(base, arms, alpha, prompt, processors)
     guided = genarm_hf.guide(base, arms, alpha)
-    assistant = arms[0] if draft == "reward model" else drafting(tiny("llama", seed=9, num_hidden_layers=1, **SMALL), 3)
+    small = drafting(tiny("llama", seed=9, num_hidden_layers=1, **SMALL), 3)
+    drafts: dict[str, Any] = {"reward model": {"assistant_model": arms[0]}, "small base": {"assistant_model": small}}
+    drafts["prompt lookup"] = {"prompt_lookup_num_tokens": 3}
     # two tokens more than are looked at, so that both are drafted at once
     settings_ = {"max_new_tokens": LENGTH + 2, "do_sample": True, "eos_token_id": None, **processors}
     set_seed(0)
-    drawn = torch.cat([guided.generate(prompt, assistant_model=assistant, **settings_) for _ in range(samples)])
+    drawn = torch.cat([guided.generate(prompt, **drafts[draft], **settings_) for _ in range(samples)])
 
     def distance(output: Tensor) -> float:
-        codes = output[:, 3] * 8 + output[:, 4]
+        codes = output[:, 5] * 8 + output[:, 6]
         return float((torch.bincount(codes, minlength=64) / len(codes) - expected).abs().sum() / 2)
 
     draws = torch.stack([torch.bincount(expected.multinomial(samples, True), minlength=64) for _ in range(40)])
