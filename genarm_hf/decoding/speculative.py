@@ -23,6 +23,11 @@ from .guided_cache import GuidedCache
 from .reading import Reading, as_logprobs
 from .reward_reader import RewardReader
 
+# Lengths of sampled drafts, where the assistant's generation config leaves them open. That a sampled token
+# is rare says little of whether it is accepted: ending drafts there, as transformers does, gave a third fewer tokens a
+# base forward on the playground (docs/benchmarks.md). Greedy drafts are as transformers makes them.
+SAMPLED_DRAFTS = {"num_assistant_tokens": 10, "assistant_confidence_threshold": 0.0}
+
 # generation parameters that choose drafts of another kind
 OTHER_DRAFTS = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "speculation_type")
 
@@ -122,8 +127,8 @@ class GuidedDrafts(AssistedCandidateGenerator):
     """Drafts with the call's reward models: one of them alone, or all of them guiding a small base.
 
     A reward model that drafts alone stands for the base too: it is guided by itself, which sharpens it to the power of
-    1 + alpha. Length of a draft and confidence threshold are those of the assistant's generation config, as in
-    transformers.
+    1 + alpha. Length of a draft and confidence threshold are those of the assistant's generation config; where it has
+    none, transformers' defaults for greedy drafts, and `SAMPLED_DRAFTS` for sampled ones.
 
     Args:
         call: the guided call.
@@ -144,6 +149,10 @@ class GuidedDrafts(AssistedCandidateGenerator):
         **stock: Any,
     ) -> None:
         super().__init__(**stock, model_kwargs={})
+        if self.generation_config.do_sample:
+            for name, value in SAMPLED_DRAFTS.items():
+                if getattr(stock["assistant_model"].generation_config, name) is None:
+                    setattr(self, name, value)
         self.processors = stock["logits_processor"]
         self.call, self.cache, self.small = call, cache, small
         self.vocab = vocab
