@@ -35,13 +35,15 @@ class Shape:
             eos_token_id=2,
         )
 
-    def build(self, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
-        """A random model of this shape, ready to generate."""
+    def build(
+        self, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu", positions: int = 2048
+    ) -> Any:
+        """A random model of this shape, ready to generate texts of that many positions."""
         from transformers import LlamaForCausalLM
 
         torch.manual_seed(seed)
         with torch.device(device):
-            return LlamaForCausalLM._from_config(self.config(), dtype=dtype).eval()
+            return LlamaForCausalLM._from_config(self.config(positions), dtype=dtype).eval()
 
 
 SHAPES: dict[str, Shape] = {

@@ -1,6 +1,5 @@
-"""LoRA reward models on the base's own weights: one pass against two, and against the base alone."""
+"""LoRA reward models on the base's own weights: one pass against separate ones, PEFT's, and the base alone."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,28 +8,24 @@ import torch
 import genarm_hf
 
 from ..adapters import share_weights
+from .calls import StepClock, greedy, lora_config, lora_reward_model
 from .shapes import SHAPES, parameters
-from .timing import alternate, ratio
+from .timing import Times, alternate, ratio
 
 # shape, batch size, number of reward models
 CASES: tuple[tuple[str, int, int], ...] = (("98M", 1, 1), ("98M", 1, 2), ("98M", 8, 1))
+ALPHA = 1.0
+PROMPTS = (64, 512)
 
 _WARMUP = 2  # rounds that do not count
-
-
-def lora_reward_model(base: Any, seed: int, rank: int = 16) -> Any:
-    """A reward model of random LoRA weights on all linear layers, over the base's own tensors."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(seed)
-    config = LoraConfig(r=rank, target_modules="all-linear", init_lora_weights=False)
-    return get_peft_model(share_weights(base), config, autocast_adapter_dtype=False).eval()
+_PEFT = "PEFT adapter_names"
 
 
 def bench_shared(
     cases: Sequence[tuple[str, int, int]] = CASES,
     new_tokens: int = 32,
     prompt_length: int = 64,
+    prompts: Sequence[int] = PROMPTS,
     compiled: bool = False,
     repeats: int = 5,
     dtype: torch.dtype = torch.bfloat16,
@@ -43,22 +38,24 @@ def bench_shared(
         cases: `(shape, batch, reward models)`.
         new_tokens: tokens to generate.
         prompt_length: tokens of the prompt.
-        compiled: static cache and compiled forwards.
+        prompts: lengths of prompts that are timed alone.
+        compiled: static cache and compiled forwards; PEFT's mixed batch, which has none, is then left out.
         repeats: rounds that count.
         dtype: of base and adapters.
         device: where they are.
         progress: called after each run.
 
     Yields:
-        a row per case: time of one pass and of separate passes, relative to the base alone; of whole calls, and of a
-        step behind the prefill.
+        a row per case, with times relative to the base alone: `step` behind the prompt and `call` as a whole, of one
+        pass, separate passes, PEFT's mixed batch and the base without this package; `prompt` by length, of one pass and
+        of separate passes, to the first token.
     """
     for shape, batch, count in cases:
         base = SHAPES[shape].build(0, dtype, device)
         arms = [lora_reward_model(base, seed + 1) for seed in range(count)]
-        prompt = torch.randint(3, SHAPES[shape].vocab, (batch, prompt_length), device=device)
-        clocks = {name: _Clock() for name in ("base", "one pass", "separate")}
-        times = alternate(_runs(base, arms, prompt, new_tokens, compiled, clocks), repeats, _WARMUP, progress)
+        ids = torch.randint(3, SHAPES[shape].vocab, (batch, max(prompt_length, *prompts)), device=device)
+        runs, clocks = _runs(base, arms, ids[:, :prompt_length], new_tokens, compiled)
+        calls = alternate(runs, repeats, _WARMUP, progress)
         steps = {name: clock.steps[_WARMUP:] for name, clock in clocks.items()}
         yield {
             "shape": shape,
@@ -67,62 +64,112 @@ def bench_shared(
             "reward_models": count,
             "dtype": str(dtype).removeprefix("torch."),
             "cache": "static, compiled" if compiled else "dynamic, eager",
-            "one_pass_of_base": ratio(times["one pass"], times["base"]),
-            "separate_of_base": ratio(times["separate"], times["base"]),
-            "step_one_pass_of_base": ratio(steps["one pass"], steps["base"]),
-            "step_separate_of_base": ratio(steps["separate"], steps["base"]),
             "base_ms_per_step": 1000 * ratio(steps["base"], [1.0] * repeats)["median"],
+            "step_of_base": _of_base(steps),
+            "call_of_base": _of_base(calls),
+            "prompt_of_base": {
+                str(length): _prompt(base, arms, ids[:, :length], compiled, repeats, progress) for length in prompts
+            },
+            "asked": _asked(device, compiled, batch, count),
         }
 
 
-class _Clock:
-    """A stopping criterion that stops nothing and keeps the mean time of a step of each call, without the prefill."""
+def _of_base(times: Times) -> dict[str, dict[str, float]]:
+    return {name: ratio(seconds, times["base"]) for name, seconds in times.items() if name != "base"}
 
-    def __init__(self) -> None:
-        self.steps: list[float] = []
-        self._start, self._count = 0.0, 0
 
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        now = time.perf_counter()
-        if not self._count:
-            self._start = now
-        else:
-            self.steps[-1] = (now - self._start) / self._count
-        self._count += 1
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-    def started(self) -> list["_Clock"]:
-        """Itself, for another call."""
-        self.steps.append(0.0)
-        self._count = 0
-        return [self]
+def _asked(device: str, compiled: bool, batch: int, count: int) -> float | None:
+    """Most that a step with reward models may take of the base's, where a number has been set."""
+    if device != "cpu":
+        return {(1, 1): 1.12, (8, 1): 1.20, (1, 3): 1.25, (8, 3): 1.25}.get((batch, count))
+    known = {(1, 1): 1.20, (1, 2): 1.40} if compiled else {(1, 1): 1.40}
+    return known.get((batch, count))
 
 
 def _runs(
-    base: Any, arms: list[Any], prompt: Any, new_tokens: int, compiled: bool, clocks: dict[str, "_Clock"]
-) -> dict[str, Callable[[], Any]]:
-    settings: dict[str, Any] = {
-        "attention_mask": torch.ones_like(prompt),
-        "max_new_tokens": new_tokens,
-        "do_sample": False,
-        "eos_token_id": None,
-        "pad_token_id": 0,
-    }
-    if compiled:
-        from transformers import CompileConfig
-
-        compile_config = CompileConfig()
-        compile_config._compile_all_devices = True
-        settings |= {"cache_implementation": "static", "compile_config": compile_config}
+    base: Any, arms: list[Any], prompt: Any, new_tokens: int, compiled: bool
+) -> tuple[dict[str, Callable[[], Any]], dict[str, StepClock]]:
+    settings = greedy(prompt, new_tokens, compiled)
     genarm_hf.install()
-    guided = settings | {"reward_models": arms, "alpha": 1.0}
-    calls: dict[str, dict[str, Any]] = {
-        "base": settings,
-        "one pass": guided | {"share_backbone": True},
-        "separate": guided | {"share_backbone": False},
+    clocks: dict[str, StepClock] = {}
+    runs: dict[str, Callable[[], Any]] = {}
+
+    def add(name: str, generate: Callable[..., Any], **changes: Any) -> None:
+        clock = clocks[name] = StepClock()
+        runs[name] = lambda: generate(**settings | {"inputs": prompt} | changes, stopping_criteria=clock.started())
+
+    add("base", base.generate)
+    add("one pass", base.generate, reward_models=arms, alpha=ALPHA, share_backbone=True)
+    add("separate", base.generate, reward_models=arms, alpha=ALPHA, share_backbone=False)
+    if not compiled:
+        add(_PEFT, mixed_batch(base, arms), **mixed_rows(prompt, len(arms)))
+    add("without genarm_hf", _uninstalled(base))
+    return runs, clocks
+
+
+def _uninstalled(base: Any) -> Callable[..., Any]:
+    def generate(**settings: Any) -> Any:
+        genarm_hf.uninstall()
+        try:
+            return base.generate(**settings)
+        finally:
+            genarm_hf.install()
+
+    return generate
+
+
+def mixed_batch(base: Any, arms: Sequence[Any]) -> Callable[..., Any]:
+    """`generate()` of one PEFT model with all adapters of `arms`, over the base's own tensors."""
+    model = share_weights(base)
+    from peft import get_peft_model
+
+    for index, arm in enumerate(arms):
+        rank = arm.peft_config["default"].r
+        if not index:
+            model = get_peft_model(model, lora_config(rank), "arm0", autocast_adapter_dtype=False)
+        else:
+            model.add_adapter(f"arm{index}", lora_config(rank), autocast_adapter_dtype=False)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for index, arm in enumerate(arms):
+            for name, parameter in arm.named_parameters():
+                if "lora_" in name:
+                    own[name.replace(".default.", f".arm{index}.")].copy_(parameter)
+    return model.eval().generate
+
+
+def mixed_rows(prompt: Any, count: int) -> dict[str, Any]:
+    """Arguments of a mixed batch: rows of the base, then of each adapter, which a processor combines."""
+    from transformers import LogitsProcessor
+
+    class Combine(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            base_scores, *rewards = scores.chunk(count + 1)
+            guided = base_scores + ALPHA * sum(each.log_softmax(-1) for each in rewards)
+            return guided.repeat(count + 1, 1)
+
+    names = ["__base__", *(f"arm{index}" for index in range(count))]
+    rows = prompt.repeat(count + 1, 1)
+    return {
+        "inputs": rows,
+        "attention_mask": torch.ones_like(rows),
+        "adapter_names": [name for name in names for _ in prompt],
+        "logits_processor": [Combine()],
     }
 
-    def call(name: str) -> Callable[[], Any]:
-        return lambda: base.generate(prompt, stopping_criteria=clocks[name].started(), **calls[name])
 
-    return {name: call(name) for name in calls}
+def _prompt(
+    base: Any, arms: list[Any], prompt: Any, compiled: bool, repeats: int, progress: Callable[[], Any] | None
+) -> dict[str, dict[str, float]]:
+    """Time to the first token relative to the base's."""
+    settings = greedy(prompt, 1, compiled)
+
+    def call(**guidance: Any) -> Callable[[], Any]:
+        return lambda: base.generate(prompt, **settings, **guidance)
+
+    runs = {
+        "base": call(),
+        "one pass": call(reward_models=arms, alpha=ALPHA, share_backbone=True),
+        "separate": call(reward_models=arms, alpha=ALPHA, share_backbone=False),
+    }
+    return _of_base(alternate(runs, repeats, _WARMUP, progress))

@@ -5,17 +5,16 @@ log-probabilities of zero has the loss of a reward model. A step is forward and 
 trainer does around them.
 """
 
-import gc
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import torch
 
+from .memory import in_fresh_process, peak_increase
 from .shapes import SHAPES, parameters
 from .timing import alternate, ratio
 
@@ -227,19 +226,9 @@ def _no_tokenizer() -> Any:
 
 
 def peak_memory(name: str, shape: str, size: int, dtype: torch.dtype, device: str) -> float:
-    """Most memory that a step takes above what model and trainer hold, in MB.
-
-    On the CPU a process of its own measures it, since memory that was freed is not always given back (Linux only; nan
-    elsewhere); on a GPU, torch's own count.
-    """
-    if device != "cpu":
-        return _peak_on_accelerator(name, shape, size, dtype, device)
-    if not Path("/proc/self/clear_refs").exists():
-        return math.nan
-    import multiprocessing
-
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return float(pool.apply(_peak_of_process, (name, shape, size, dtype, torch.get_num_threads())))
+    """Most memory that a step takes above what model and trainer hold, in MB; `nan` where it cannot be measured."""
+    case = (name, shape, size, dtype, device)
+    return (in_fresh_process(_peak, *case) if device == "cpu" else _peak(*case)) / 2**20
 
 
 def _longest_batch(shape: str, size: int) -> list[Pair]:
@@ -252,27 +241,7 @@ def _small(batch: list[Pair]) -> list[Pair]:
     return [{name: ids[:2] for name, ids in pair.items()} for pair in batch]
 
 
-def _peak_of_process(name: str, shape: str, size: int, dtype: torch.dtype, threads: int) -> float:
-    torch.set_num_threads(threads)
-    step = build(name, shape, size, dtype, "cpu")
-    step(_small(_longest_batch(shape, size)))  # what is made once
-    gc.collect()
-    # `ru_maxrss` would be that of the parent, if it was larger: it outlives the start of another program
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the peak starts from here
-    before = _memory("VmRSS")
-    step(_longest_batch(shape, size))
-    return _memory("VmHWM") - before
-
-
-def _memory(name: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
-
-
-def _peak_on_accelerator(name: str, shape: str, size: int, dtype: torch.dtype, device: str) -> float:
+def _peak(name: str, shape: str, size: int, dtype: torch.dtype, device: str) -> float:
     step = build(name, shape, size, dtype, device)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step(_longest_batch(shape, size))
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
+    step(_small(_longest_batch(shape, size)))  # what is made once
+    return peak_increase(lambda: step(_longest_batch(shape, size)), device)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .files import check_figure, written_whole
 from .loading import load_base, quiet
-from .parsing import CommandParser, UsageError
+from .parsing import CommandParser, UsageError, parse_numbers
 from .text import table
 
-SUITES = ("decode", "shared", "speculative", "train", "preferences")
+SUITES = ("decode", "shared", "speculative", "scaling", "train", "preferences")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -25,9 +26,23 @@ class BenchOptions:
         default="", metadata={"help": "float32, bfloat16, float16; default: the suite's", "metavar": "T"}
     )
     device: str = field(default="cpu", metadata={"help": "cpu, cuda, ...", "metavar": "D"})
-    compile: bool = field(default=False, metadata={"help": "static cache and compiled forwards (suite shared)"})
+    compile: bool = field(
+        default=False, metadata={"help": "static cache and compiled forwards (suites decode, shared)"}
+    )
     shapes: str = field(default="", metadata={"help": "only these shapes, such as 1M,15M or 1B", "metavar": "S,S"})
+    axes: str = field(
+        default="",
+        metadata={"help": "only these of length, reward models, batch, memory (suite scaling)", "metavar": "A,A"},
+    )
+    lengths: str = field(
+        default="", metadata={"help": "contexts, such as 1024,32768 (suite scaling)", "metavar": "N,N"}
+    )
+    policies: bool = field(default=False, metadata={"help": "compare lengths of drafts (suite speculative)"})
     output: str = field(default="", metadata={"help": "also write the numbers to this json file", "metavar": "FILE"})
+    figure: str = field(
+        default="",
+        metadata={"help": "draw them into this file: png, svg, pdf (suites of decoding)", "metavar": "FILE"},
+    )
     data: str = field(default="", metadata={"help": "preference pairs (suite preferences)", "metavar": "SOURCE"})
     texts: str = field(
         default="",
@@ -52,7 +67,8 @@ def parser() -> CommandParser:
         positional=(
             "suite",
             "decode: two separate models; shared: LoRA reward models on the base's own weights; "
-            "speculative: drafts by a trained reward model, or by a small base that it guides; train: training steps; "
+            "speculative: drafts by a trained reward model, by a small base that it guides, or looked up in the text; "
+            "scaling: long contexts, many reward models, large batches, memory; train: training steps; "
             "preferences: what is learned from --data, by cross-validation",
         ),
     )
@@ -63,22 +79,48 @@ def run(options: BenchOptions) -> None:
     _check(options)
     import torch
 
+    from ..benchmarks.tables import tables
     from ..benchmarks.timing import environment
 
     torch.set_num_threads(options.threads)
     with quiet():
         rows = list(_rows(options))
-        header, cells = _TABLES[options.suite](rows)
-        print(table(header, cells))
+        for header, cells in tables(options.suite, rows):
+            print(table(header, cells), end="\n\n")
         print("  ".join(f"{key} {value}" for key, value in environment().items()))
-        if options.output:
-            report = {"suite": options.suite, "environment": environment(), "rows": rows}
-            Path(options.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        _write(options, {"suite": options.suite, "environment": environment(), "rows": rows})
+
+
+def _write(options: BenchOptions, report: dict[str, Any]) -> None:
+    """The json file and the figure, where asked for."""
+    if options.output:
+        with written_whole(Path(options.output)) as draft:
+            draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if options.figure:
+        from ..evaluation.plots import plot_benchmark
+
+        with written_whole(Path(options.figure)) as draft:
+            plot_benchmark(options.suite, report["rows"], draft)
+        print(f"Figure: {options.figure}")
+
+
+# suites that an option is for; elsewhere it would be ignored without a word
+_ONLY = {
+    "compile": ("decode", "shared"),
+    "axes": ("scaling",),
+    "lengths": ("scaling",),
+    "policies": ("speculative",),
+    "figure": ("decode", "shared", "speculative", "scaling"),
+}
 
 
 def _check(options: BenchOptions) -> None:
+    """Everything that can be wrong before anything runs."""
     if options.suite not in SUITES:
         raise UsageError(f"bench: {options.suite!r} is no suite; the suites are {', '.join(SUITES)}.")
+    for name, suites in _ONLY.items():
+        if getattr(options, name) and options.suite not in suites:
+            raise UsageError(f"bench: `--{name}` is for {' and '.join(suites)}, not for {options.suite}.")
     if options.dtype and options.dtype not in _DTYPES:
         raise UsageError(f"bench: `--dtype` must be one of {', '.join(_DTYPES)}, got {options.dtype!r}.")
     if options.suite == "preferences" and not (options.data and bool(options.texts) != bool(options.model)):
@@ -93,6 +135,39 @@ def _check(options: BenchOptions) -> None:
     for name in ("threads", "repeats"):
         if getattr(options, name) < 1:
             raise UsageError(f"bench: `--{name}` must be at least 1, got {getattr(options, name)}.")
+    _axes(options)
+    _lengths(options)
+    _check_files(options)
+
+
+def _check_files(options: BenchOptions) -> None:
+    for name in ("output", "figure"):
+        path = Path(getattr(options, name))
+        if getattr(options, name) and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(f"bench: `--{name}` must be a file in a folder that is there, got {str(path)!r}.")
+    if options.figure:
+        check_figure(options.figure)
+
+
+def _axes(options: BenchOptions) -> list[str]:
+    """The axes asked for; none where all are."""
+    axes = [axis.strip() for axis in options.axes.split(",") if axis.strip()]
+    if not axes:
+        return []
+    from ..benchmarks.scaling import AXES
+
+    for axis in axes:
+        if axis not in AXES:
+            raise UsageError(f"bench: `--axes` are among {', '.join(AXES)}, got {axis!r}.")
+    return axes
+
+
+def _lengths(options: BenchOptions) -> list[int]:
+    """The contexts asked for, ascending; none where the suite's own are."""
+    lengths = parse_numbers("--lengths", options.lengths) if options.lengths else []
+    if any(length < 2 or length != int(length) for length in lengths):
+        raise UsageError(f"bench: `--lengths` must be whole numbers of at least 2, got {options.lengths!r}.")
+    return sorted({int(length) for length in lengths})
 
 
 def _preference_rows(options: BenchOptions) -> Iterator[dict[str, Any]]:
@@ -132,113 +207,37 @@ def _rows(options: BenchOptions) -> Iterator[dict[str, Any]]:
     if options.suite == "preferences":
         yield from _preference_rows(options)
         return
-    import torch
     from tqdm import tqdm
 
-    from ..benchmarks import decode, shared, speculative, train
+    from ..benchmarks import decode, scaling, shared, speculative, train
+
+    suites = {"decode": decode, "shared": shared, "speculative": speculative, "scaling": scaling, "train": train}
+    module: Any = suites[options.suite]
+    measure = getattr(module, f"bench_{options.suite}")
+    cases, extra = _cases(options, module), _extra(options, module)
+    with tqdm(desc="runs", unit="run", leave=False) as bar:
+        yield from measure(cases, repeats=options.repeats, device=options.device, progress=bar.update, **extra)
+
+
+def _cases(options: BenchOptions, module: Any) -> list[tuple]:
     from ..benchmarks.shapes import SHAPES
 
-    suites = {"decode": decode, "shared": shared, "speculative": speculative, "train": train}
-    module: Any = suites[options.suite]
     wanted = [shape for shape in options.shapes.split(",") if shape]
     cases = [case for case in module.CASES if not wanted or case[0] in wanted]
     if not cases and options.suite != "speculative":  # shapes that are too large for a test of everything
         cases = [(shape, *module.CASES[0][1:]) for shape in wanted if shape in SHAPES]
     if not cases:
         raise UsageError(f"bench: no case of {options.suite} has the shape {options.shapes!r}.")
-    extra: dict[str, Any] = {"compiled": options.compile} if options.suite == "shared" else {}
+    return cases
+
+
+def _extra(options: BenchOptions, module: Any) -> dict[str, Any]:
+    """Arguments that not every suite has, or that replace the suite's own."""
+    import torch
+
+    extra: dict[str, Any] = {"compiled": True} if options.compile else {}
     if options.dtype:
         extra["dtype"] = getattr(torch, options.dtype)
-    measure = getattr(module, f"bench_{options.suite}")
-    with tqdm(desc="runs", unit="run", leave=False) as bar:
-        yield from measure(cases, repeats=options.repeats, device=options.device, progress=bar.update, **extra)
-
-
-def _spread(value: dict[str, float]) -> str:
-    return f"{value['median']:.3f} ({value['low']:.3f}-{value['high']:.3f})"
-
-
-def _decode_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["model", "batch", "base tok/s", "arm tok/s", "guided tok/s", "naive tok/s", "of physical sum", "asked"]
-    cells = []
-    for row in rows:
-        speeds = [f"{row['tokens_per_second'][name]:.0f}" for name in ("base", "arm", "guided", "naive")]
-        cells.append([row["shape"], str(row["batch"]), *speeds, _spread(row["of_physical_sum"]), str(row["asked"])])
-    return header, cells
-
-
-def _shared_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["model", "batch", "arms", "dtype", "mode", "base ms", "step: one pass", "separate", "call: one pass"]
-    return [*header, "separate"], [
-        [
-            row["shape"],
-            str(row["batch"]),
-            str(row["reward_models"]),
-            row["dtype"],
-            row["cache"],
-            f"{row['base_ms_per_step']:.1f}",
-            *(_spread(row[f"{what}{which}_of_base"]) for what in ("step_", "") for which in ("one_pass", "separate")),
-        ]
-        for row in rows
-    ]
-
-
-def _speculative_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["draft", "decoding", "base ms/token", "base / draft", "tokens/base forward", "acceptance"]
-    header += ["token by token / unguided", "speculative / unguided", "asked"]
-    return header, [
-        [
-            row["draft"],
-            "sampling" if row["sampling"] else "greedy",
-            f"{row['base_ms_per_token']:.1f}",
-            f"{row['base_of_draft']['median']:.1f}",
-            f"{row['tokens_per_base_forward']:.2f}",
-            f"{100 * row['acceptance']:.0f} %",
-            _spread(row["guided_of_base"]),
-            _spread(row["speculative_of_base"]),
-            str(row["asked"]),
-        ]
-        for row in rows
-    ]
-
-
-def _train_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["model", "vocabulary", "batch", "system", "pairs/s", "times plain loop", "times TRL", "peak memory MB"]
-    return header, [
-        [
-            row["shape"],
-            str(row["vocab"]),
-            str(row["batch"]),
-            row["system"],
-            f"{row['pairs_per_second']:.2f}",
-            _spread(row["of_plain"]),
-            "not installed" if row["of_trl"] is None else _spread(row["of_trl"]),
-            "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}",
-        ]
-        for row in rows
-    ]
-
-
-def _preference_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    lengths = ("shorter", "similar", "longer")
-    header = ["system", "pairs", "accuracy", "95 %", *(f"chosen {name}" for name in lengths), "length corr."]
-    cells = []
-    for row in rows:
-        accuracy, by_length = row["accuracy"], [row["by_length"][name] for name in lengths]
-        shares = ["" if part is None else f"{100 * part['value']:.1f} ({part['count']})" for part in by_length]
-        interval = f"{100 * accuracy['low']:.1f}-{100 * accuracy['high']:.1f}"
-        correlation = row["length_correlation"]
-        shown = "" if correlation is None else f"{correlation:.2f}"
-        cells.append(
-            [row["system"], str(accuracy["count"]), f"{100 * accuracy['value']:.1f}", interval, *shares, shown]
-        )
-    return header, cells
-
-
-_TABLES = {
-    "decode": _decode_table,
-    "shared": _shared_table,
-    "speculative": _speculative_table,
-    "train": _train_table,
-    "preferences": _preference_table,
-}
+    if options.policies:
+        extra |= {"policies": module.POLICIES, "alphas": module.POLICY_ALPHAS}
+    return extra | {name: value for name, value in (("axes", _axes(options)), ("lengths", _lengths(options))) if value}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .files import written_whole
+from .files import check_figure, written_whole
 from .loading import find_device, load_judge, load_tokenizer, quiet
 from .parsing import CommandParser, UsageError
 from .text import paragraph, table
@@ -145,17 +145,8 @@ def _check(options: EvaluateOptions) -> None:
         if path is not None and Path(path).is_dir():
             raise UsageError(f"`--{name}` must be a file, and {path!r} is a folder.")
     if options.figure is not None:
-        _check_figure(options.figure)
+        check_figure(options.figure)
     find_device(options.device)
-
-
-def _check_figure(path: str) -> None:
-    from importlib.util import find_spec
-
-    if Path(path).suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"`--figure` must end in .png, .svg or .pdf, got {path!r}.")
-    if find_spec("matplotlib") is None:
-        raise UsageError("`--figure` needs matplotlib: pip install 'genarm-hf[plot]'.")
 
 
 def _tokenizer(judge: _Judge) -> Any:

@@ -4,7 +4,22 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+
+from .parsing import UsageError
+
+
+def check_figure(path: str) -> None:
+    """Refuse a figure that cannot be drawn, before anything runs for it.
+
+    Raises:
+        UsageError: the file's ending is none that is drawn, or matplotlib is missing.
+    """
+    if Path(path).suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"`--figure` must end in .png, .svg or .pdf, got {path!r}.")
+    if find_spec("matplotlib") is None:
+        raise UsageError("`--figure` needs matplotlib: pip install 'genarm-hf[plot]'.")
 
 
 @contextmanager

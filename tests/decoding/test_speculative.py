@@ -13,7 +13,7 @@ from transformers import StaticCache, set_seed
 
 import genarm_hf
 from genarm_hf.decoding.reward_reader import RewardReader
-from genarm_hf.decoding.speculative import DraftingReader
+from genarm_hf.decoding.speculative import DraftingReader, GuidedDrafts
 
 from ..conftest import EOS, VOCAB, prompts, tiny
 from .reference import StatelessGuidance, reference_greedy
@@ -355,32 +355,40 @@ def enumerated(base: Any, arms: list[Any], alpha: list[float], prompt: Tensor, p
     return torch.cat([first[row] * probabilities(texts[row : row + 1])[0] for row in range(8)])
 
 
+POLICIES: list[tuple[list[float], dict[str, Any]]] = [
+    ([1.0], {"top_k": 0}),
+    ([2.5], {"top_k": 0, "temperature": 0.6}),
+    ([1.0, -0.5], {"top_k": 5, "temperature": 1.7}),
+    ([-0.8], {"top_k": 0, "top_p": 0.8}),
+    ([0.3, 0.5], {"top_k": 6, "top_p": 0.95, "temperature": 2.0}),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("draft", ["reward model", "small base"])
 @pytest.mark.parametrize(
-    ("alpha", "processors"),
+    ("alpha", "processors", "draft"),
     [
-        ([1.0], {"top_k": 0}),
-        ([2.5], {"top_k": 0, "temperature": 0.6}),
-        ([1.0, -0.5], {"top_k": 5, "temperature": 1.7}),
-        ([-0.8], {"top_k": 0, "top_p": 0.8}),
-        ([0.3, 0.5], {"top_k": 6, "top_p": 0.95, "temperature": 2.0}),
+        *((*policy, draft) for draft in ("reward model", "small base") for policy in POLICIES),
+        # drafts without probabilities, which transformers verifies by sampling
+        *((*policy, "prompt lookup") for policy in POLICIES[1:3]),
     ],
 )
 def test_samples_follow_the_guided_policy(alpha: list[float], processors: dict[str, Any], draft: str) -> None:
     base = tiny("llama", **SMALL)
     arms = [drafting(tiny("llama", seed=1 + i, **SMALL), 3) for i in range(len(alpha))]
-    prompt, samples = torch.tensor([[3, 4, 5]]), 1200
+    prompt, samples = torch.tensor([[3, 4, 5, 3, 4]]), 1200  # with something to look up
     expected = enumerated(base, arms, alpha, prompt, processors)
     guided = genarm_hf.guide(base, arms, alpha)
-    assistant = arms[0] if draft == "reward model" else drafting(tiny("llama", seed=9, num_hidden_layers=1, **SMALL), 3)
+    small = drafting(tiny("llama", seed=9, num_hidden_layers=1, **SMALL), 3)
+    drafts: dict[str, Any] = {"reward model": {"assistant_model": arms[0]}, "small base": {"assistant_model": small}}
+    drafts["prompt lookup"] = {"prompt_lookup_num_tokens": 3}
     # two tokens more than are looked at, so that both are drafted at once
     settings_ = {"max_new_tokens": LENGTH + 2, "do_sample": True, "eos_token_id": None, **processors}
     set_seed(0)
-    drawn = torch.cat([guided.generate(prompt, assistant_model=assistant, **settings_) for _ in range(samples)])
+    drawn = torch.cat([guided.generate(prompt, **drafts[draft], **settings_) for _ in range(samples)])
 
     def distance(output: Tensor) -> float:
-        codes = output[:, 3] * 8 + output[:, 4]
+        codes = output[:, 5] * 8 + output[:, 6]
         return float((torch.bincount(codes, minlength=64) / len(codes) - expected).abs().sum() / 2)
 
     draws = torch.stack([torch.bincount(expected.multinomial(samples, True), minlength=64) for _ in range(40)])
@@ -424,6 +432,41 @@ def test_scores_of_a_draft_are_what_it_was_drawn_from(processors: dict[str, Any]
                 expected = warpers(context, 1.7 * arm(context).logits[:, -1].log_softmax(-1))
             torch.testing.assert_close(scores[:, position], expected, atol=1e-3, rtol=1e-3)
             assert scores[0, position, ids[0, context.shape[1]]] > -torch.inf
+
+
+# ---------------------------------------------------------------------- the length of drafts
+
+
+@pytest.mark.parametrize(
+    ("own", "greedy", "sampled"),
+    [
+        ({}, (20, 0.4), (10, 0.0)),
+        ({"num_assistant_tokens": 7}, (7, 0.4), (7, 0.0)),
+        ({"assistant_confidence_threshold": 0.4}, (20, 0.4), (10, 0.4)),
+        ({"num_assistant_tokens": 20, "assistant_confidence_threshold": 0.0}, (20, 0.0), (20, 0.0)),
+    ],
+)
+@pytest.mark.parametrize("draft", ["reward model", "small base"])
+def test_what_the_assistant_says_goes_before_what_was_measured(
+    draft: str, own: dict[str, Any], greedy: tuple, sampled: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, arm, small = tiny("llama"), tiny("llama", seed=1), tiny("llama", seed=2)
+    assistant = arm if draft == "reward model" else small
+    assistant.generation_config.update(**own)
+    before = assistant.generation_config.to_dict()
+    seen: list[tuple] = []
+    stock = GuidedDrafts.get_candidates
+
+    def get_candidates(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append((self.num_assistant_tokens, self.assistant_confidence_threshold))
+        return stock(self, *args, **kwargs)
+
+    monkeypatch.setattr(GuidedDrafts, "get_candidates", get_candidates)
+    for mode in (False, True):
+        base.generate(
+            **prompts(1), reward_models=[arm], alpha=1.0, assistant_model=assistant, max_new_tokens=2, do_sample=mode
+        )
+    assert (seen[0], seen[-1]) == (greedy, sampled) and assistant.generation_config.to_dict() == before
 
 
 # ---------------------------------------------------------------------- the cost

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from genarm_hf.evaluation.plots import plot_guidance, plot_reliability
+from genarm_hf.evaluation.plots import plot_benchmark, plot_guidance, plot_reliability
 from genarm_hf.training.metrics import preference_summary
 
 
@@ -50,3 +50,44 @@ def test_calibration_is_drawn(tmp_path):
 def test_no_calibration_no_figure(tmp_path):
     with pytest.raises(ValueError, match="no calibration to draw"):
         plot_reliability({"one": report(None)}, tmp_path / "calibration.png")
+
+
+def ratio(median: float) -> dict:
+    return {"median": median, "low": median - 0.1, "high": median + 0.1}
+
+
+def benchmark_rows(suite: str) -> list[dict]:
+    """Two rows of a suite, with everything that a figure looks at."""
+    if suite == "decode":
+        row = {"shape": "1M", "batch": 1, "of_base": {"arm": ratio(1), "guided": ratio(2)}, "asked": 0.9}
+        return [row | {"physical_of_base": ratio(2)}, row | {"batch": 16, "physical_of_base": ratio(1.9)}]
+    if suite == "shared":
+        row = {"shape": "98M", "batch": 1, "reward_models": 1, "step_of_base": {"one pass": ratio(1.3)}, "asked": 1.2}
+        return [row, row | {"asked": None, "step_of_base": {"one pass": ratio(1.3), "separate": ratio(2.2)}}]
+    if suite == "speculative":
+        row = {"draft": "small base", "sampling": True, "alpha": 1.0, "policy": "default", "asked": 0.75}
+        row |= {"guided_of_base": ratio(1.1), "speculative_of_base": ratio(0.3)}
+        return [row, row | {"policy": "5 tokens"}]
+    row = {"shape": "15M", "base_ms": 12.0, "of_base": {"one pass": ratio(1.2), "own weights": ratio(2)}}
+    memory = {"at": "one pass", "reward_models": 1, "expected": {"base": 1, "reward_models": 2, "caches": 3}, "peak": 8}
+    curves = [row | {"axis": axis, "at": at} for axis in ("length", "reward models", "batch") for at in (1, 2, 4)]
+    return [*curves, {"axis": "memory", **memory}, {"axis": "memory", **memory, "at": "none", "reward_models": 0}]
+
+
+@pytest.mark.parametrize(
+    ("suite", "shown"),
+    [
+        ("decode", ["guided", "1M, batch 16", "asked: at most"]),
+        ("shared", ["one pass", "separate", "asked: at most"]),
+        ("speculative", ["with drafts", "alpha 1, 5 tokens"]),
+        ("scaling", ["15M: base", "own weights", "measured peak", "base alone"]),
+    ],
+)
+def test_benchmarks_are_drawn_from_rows_alone(tmp_path, suite, shown):
+    pytest.importorskip("matplotlib")
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        plot_benchmark(suite, benchmark_rows(suite), tmp_path / "figure.svg")
+    text = (tmp_path / "figure.svg").read_text()
+    assert [label for label in shown if label not in text] == []
