@@ -99,7 +99,8 @@ def combine(base_logits: Tensor, reward_logprobs: Sequence[Tensor | None], alpha
 
     ```
     """
-    guided = base_logits.float()
+    # half-precision logits become float32 in the first sum, without a copy of their own
+    guided = base_logits
     for logprobs, alpha in zip(reward_logprobs, alphas, strict=True):
         if logprobs is None:
             continue
@@ -110,7 +111,7 @@ def combine(base_logits: Tensor, reward_logprobs: Sequence[Tensor | None], alpha
             guided = torch.add(guided, logprobs, alpha=alpha)
         elif alpha < 0:
             guided = torch.add(guided, logprobs, alpha=alpha).masked_fill(logprobs.isneginf(), -math.inf)
-    return guided
+    return guided.float()
 
 
 def _weighted(logprobs: Tensor, alpha: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ PROMPTS = (64, 512)
 
 _WARMUP = 2  # rounds that do not count
 _PEFT = "PEFT adapter_names"
+_ROWS = "rows of all streams"  # the base alone on as many rows: what one pass must cost on this machine
 
 
 def bench_shared(
@@ -47,8 +48,8 @@ def bench_shared(
 
     Yields:
         a row per case, with times relative to the base alone: `step` behind the prompt and `call` as a whole, of one
-        pass, separate passes, PEFT's mixed batch and the base without this package; `prompt` by length, of one pass and
-        of separate passes, to the first token.
+        pass, separate passes, PEFT's mixed batch, the base on as many rows and the base without this package; `prompt`
+        by length, of one pass and of separate passes, to the first token.
     """
     for shape, batch, count in cases:
         base = SHAPES[shape].build(0, dtype, device)
@@ -103,6 +104,8 @@ def _runs(
     add("separate", base.generate, reward_models=arms, alpha=ALPHA, share_backbone=False)
     if not compiled:
         add(_PEFT, mixed_batch(base, arms), **mixed_rows(prompt, len(arms)))
+    rows = prompt.repeat(len(arms) + 1, 1)
+    add(_ROWS, base.generate, inputs=rows, attention_mask=torch.ones_like(rows))
     add("without genarm_hf", _uninstalled(base))
     return runs, clocks
 

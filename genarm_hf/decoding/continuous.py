@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,7 +104,7 @@ class GuidedBatching(ContinuousMixin):
         guided = self._logits(0, batch)
         # one after another: all on one device, and the logits of many requests are large
         for index, alpha in enumerate(alphas, start=1):
-            logprobs = align(self._logits(index, batch).float().log_softmax(-1), self.vocab)
+            logprobs = align(self._logits(index, batch).log_softmax(-1, dtype=torch.float32), self.vocab)
             guided = combine(guided, [logprobs], [alpha[:, None]])
         return CausalLMOutput(logits=guided)  # type: ignore[arg-type]
 
@@ -253,18 +254,24 @@ class GuidedManager(ContinuousBatchingManager):
         super().start()
 
     def stop(self, *args: Any, **kwargs: Any) -> None:
-        """Stop, and leave the models as they were before.
+        """Stop, and leave the models as they were before, as soon as the last request is through.
 
         Raises:
             ValueError: it is to be kept on the model, which is not guided afterwards.
         """
         if kwargs.get("keep_for_next_session"):
             raise ValueError("A guided manager cannot be kept on the model (`keep_for_next_session`): call `stop()`.")
-        try:
-            super().stop(*args, **kwargs)
-        finally:
-            self.stopped = True
+        thread = self._generation_thread
+        super().stop(*args, **kwargs)
+        self.stopped = True
+        if thread is not None and thread.is_alive():  # `block=False`, or a timeout
+            Thread(target=self._undo_behind, args=(thread,), daemon=True).start()
+        else:
             self.undo.close()
+
+    def _undo_behind(self, thread: Thread) -> None:
+        thread.join()
+        self.undo.close()
 
 
 def check_internals() -> None:

@@ -114,13 +114,6 @@ def generate_guided(stock: Any, model: Any, args: tuple, kwargs: dict[str, Any])
     reward_models = _requested(ours, from_config)
     if not reward_models:
         return stock(*args, **kwargs)
-    configs = (kwargs.get("generation_config", args[1] if len(args) > 1 else None), model.generation_config)
-    implementations = (kwargs.get("cache_implementation"), *(getattr(c, "cache_implementation", None) for c in configs))
-    if "paged" in implementations:
-        raise ValueError(
-            "`cache_implementation='paged'` takes no reward models: it reads padding as text. Call "
-            "`model.generate_batch([ids, ...], reward_models=..., alpha=...)` with unpadded lists of ids."
-        )
     guided = guide(model, reward_models, **_guide_arguments(ours, from_config), tokenizer=kwargs.get("tokenizer"))
     return guided.generate(*args, output_rewards=bool(ours.get("output_rewards")), **kwargs)
 

@@ -39,7 +39,9 @@ class GuidedCache:
     def get_seq_length(self, *args: Any, **kwargs: Any) -> Any:
         """Tokens of the base's text; a tensor where the cache is static."""
         length = super().get_seq_length(*args, **kwargs)  # type: ignore[misc]
-        return length - self._shift if isinstance(length, Tensor) or length else length
+        if isinstance(length, Tensor):
+            return (length - self._shift).clamp(min=0) if self._shift else length
+        return max(length - self._shift, 0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the states, for a prefix that several texts go on from; the models themselves are not copied."""

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, StaticCache
+from transformers import StaticCache
 from transformers.generation import GenerationMode
 from transformers.generation.configuration_utils import ALL_STATIC_CACHE_IMPLEMENTATIONS
 from transformers.utils import logging
@@ -30,8 +30,15 @@ from .guided_cache import GuidedCache, guided_cache
 from .reading import Reading
 from .reward_models import as_reward_lm, check_positions, default_alpha
 from .reward_prompts import as_reward_prompts
-from .reward_reader import CACHE_NAMES, RewardReader, lasting_length, own_memory
-from .shared_backbone import SharedBackbone, has_adapters, takes_inputs, why_not_shared, without_adapters
+from .reward_reader import CACHE_NAMES, RewardReader, lasting_length, own_memory, static_capacity
+from .shared_backbone import (
+    SharedBackbone,
+    has_adapters,
+    takes_inputs,
+    why_no_own_prompts,
+    why_not_shared,
+    without_adapters,
+)
 from .speculative import OTHER_DRAFTS, Speculation, as_assistant, counted, drafting_model, guided_drafts
 
 logger = logging.get_logger(__name__)
@@ -168,8 +175,13 @@ class GuidedModel:
             raise ValueError(
                 "`guidance_scale` (classifier-free guidance) runs the model twice; use reward models or it."
             )
-        if _asked(self, args, kwargs, "assistant_early_exit"):
-            # the base drafts with fewer layers than a joint pass has
+        if _asked(self, args, kwargs, "cache_implementation") == "paged":
+            raise ValueError(
+                "`cache_implementation='paged'` takes no reward models: it reads padding as text. Call "
+                "`model.generate_batch([ids, ...], reward_models=..., alpha=...)` with unpadded lists of ids."
+            )
+        if _asked(self, args, kwargs, "assistant_early_exit") or kwargs.get("position_ids") is not None:
+            # the base drafts with fewer layers than a joint pass has; and its positions need not be a reward model's
             guidance = replace(guidance, on_base=())
         assisted = self._check_assisted(args, kwargs)
         call = _stand_in(self._base, guidance, GuidedCall(guidance, output_rewards=output_rewards, assisted=assisted))
@@ -271,9 +283,9 @@ class GuidedModel:
             generation_config, None if self._is_encoder_decoder else model_kwargs.get("inputs_embeds"), past
         )
         call.check_total_length(generation_config.max_length)
-        if past and not any(call.guidance.active):
-            _check_rows(model_kwargs[name], None)
         if not any(call.guidance.active):
+            if name:
+                _check_rows(model_kwargs[name], None, past)
             return result
         if not name and generation_config.use_cache and not self._supports_default_dynamic_cache():  # type: ignore[attr-defined]
             raise ValueError(
@@ -281,9 +293,7 @@ class GuidedModel:
                 "`use_cache=False`."
             )
         if name:
-            static = model_kwargs[name].is_compileable and not isinstance(model_kwargs[name], DynamicCache)
-            new_tokens = call.new_tokens(generation_config.max_length) if static else None
-            model_kwargs[name] = self._guided_cache(call, model_kwargs[name], past, new_tokens)
+            model_kwargs[name] = self._guided_cache(call, model_kwargs[name], past)
             if generation_config.is_assistant or mode == GenerationMode.ASSISTED_GENERATION:
                 model_kwargs[name].record_past()
         return result
@@ -293,31 +303,30 @@ class GuidedModel:
         if not takes_inputs(model_kwargs):
             return None
         given = next((model_kwargs[name] for name in CACHE_NAMES if model_kwargs.get(name) is not None), None)
-        prompt = call.prompt() if given is None or type(given) is DynamicCache else None
-        shared = call.guidance.shared_with(self._base, prompt, call.expand)
+        reason = why_no_own_prompts(self._base, given)
+        if reason is not None and call.guidance.share_always and any(call.guidance.prompts):
+            raise ValueError(
+                f"`share_backbone=True`, but reward models with `reward_inputs` cannot go through the base's pass: "
+                f"{reason}. Leave it out: these read in passes of their own."
+            )
+        shared = call.guidance.shared_with(self._base, call.prompt() if reason is None else None, call.expand)
         if shared is None or shared.pays(new_tokens, self._base.device) or call.guidance.share_always:
             return shared
         return call.guidance.shared_with(self._base)
 
-    def _guided_cache(self, call: GuidedCall, cache: Any, past: int, static_tokens: int | None) -> Any:
-        """The given cache with the reward models' own, caught up with the `past` tokens in it.
-
-        Args:
-            call: the call.
-            cache: the base's cache.
-            past: tokens in it.
-            static_tokens: tokens to be generated into static caches; None for caches that grow.
-        """
+    def _guided_cache(self, call: GuidedCall, cache: Any, past: int) -> Any:
+        """The given cache with the reward models' own, caught up with the `past` tokens in it."""
         owners, prompts, shared = call.guidance.owners, call.guidance.prompts, call.shared
         if isinstance(cache, GuidedCache) and _same(cache.owners, owners) and not any(prompts):
             readers, seen, shared = cache.readers, cache.guided_length, cache.shared
         else:
             # a cache with tokens in it has the base's rows alone
             shared = None if past else shared
-            readers, seen = self._open_readers(True, shared, static_tokens), 0
+            capacity = static_capacity(cache)
+            room = None if capacity is None else capacity - (shared.shift if shared else 0) - call.prompt_length
+            readers, seen = self._open_readers(True, shared, room), 0
         call.shared, call.readers = shared, readers
-        if past:
-            _check_rows(cache, shared)
+        _check_rows(cache, shared, past)
         behind = (
             [r for r, prompt in zip(readers, prompts, strict=True) if r is not None and prompt is None]
             if seen < past
@@ -331,7 +340,7 @@ class GuidedModel:
         """Stock's, with rows for every stream of a joint pass (it may allocate them at once), and columns."""
         shared = None if self._call is None else self._call.shared
         streams, shift = (1, 0) if shared is None else (shared.streams, shared.shift)
-        length = lasting_length(self._base, max_cache_len) + shift
+        length = lasting_length(self._base, max_cache_len + shift)
         return super()._prepare_static_cache(*args, batch_size=batch_size * streams, max_cache_len=length, **kwargs)  # type: ignore[misc]
 
     def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
@@ -458,7 +467,7 @@ def _same(these: Sequence[Any], those: Sequence[Any]) -> bool:
     return len(these) == len(those) and all(a is b for a, b in zip(these, those, strict=True))
 
 
-def _check_rows(cache: Any, shared: SharedBackbone | None) -> None:
+def _check_rows(cache: Any, shared: SharedBackbone | None, past: int) -> None:
     """Refuse a cache with the rows of a joint pass that is not this call's, or that stand behind several prompts."""
     known = getattr(cache, "shared", None)
     if known is not None and known.prompts is not None:
@@ -466,7 +475,7 @@ def _check_rows(cache: Any, shared: SharedBackbone | None) -> None:
             "`past_key_values` comes from a call in which reward models on the base's weights read prompts of their "
             "own. Pass the whole text without the cache."
         )
-    if known is not None and (shared is None or known.joint is not shared.joint):
+    if past and known is not None and (shared is None or known.joint is not shared.joint):
         raise ValueError(
             "`past_key_values` comes from a call with other reward models on the base's weights, whose rows it "
             "holds. Pass the same "

@@ -91,6 +91,6 @@ class Reading:
 
 def as_logprobs(logits: Tensor, device: torch.device, vocab: int, kept: int) -> Tensor:
     """Logits as log-probabilities `(batch, kept, vocab)` on the base's device; 0 where there is no opinion."""
-    logprobs = align(to_device(logits, device).float().log_softmax(-1), vocab)
+    logprobs = align(to_device(logits, device).log_softmax(-1, dtype=torch.float32), vocab)
     missing = kept - logprobs.shape[1]
     return torch.nn.functional.pad(logprobs, (0, 0, missing, 0)) if missing else logprobs

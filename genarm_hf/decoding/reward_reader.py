@@ -28,7 +28,7 @@ class RewardReader:
     Ids are first noted (`extend`) and only fed to the model when its opinion is asked for (`logits`), so a reward
     model whose alpha is zero for a while costs nothing then and catches up later. Without a cache everything stays
     noted and is read anew each time: the stateless forward, and the fallback of models whose cache transformers cannot
-        build.
+    build.
 
     Attributes:
         model: the causal LM that computes.
@@ -118,9 +118,8 @@ class RewardReader:
 
     def compile(self, compile_config: Any) -> None:
         """Read single tokens by the model's compiled call, where transformers would compile it too."""
-        valid = getattr(self.model, "_valid_auto_compile_criteria", None)
-        inputs = {"past_key_values": self.cache}
-        if isinstance(self.cache, StaticCache) and valid(inputs, GenerationConfig(compile_config=compile_config)):  # type: ignore[misc]
+        inputs, config = {"past_key_values": self.cache}, GenerationConfig(compile_config=compile_config)
+        if isinstance(self.cache, StaticCache) and self.model._valid_auto_compile_criteria(inputs, config):
             self.compiled = self.model.get_compiled_call(compile_config)
 
     def _inputs(self, ids: Tensor, keep: int) -> dict[str, Any]:
@@ -209,6 +208,14 @@ class RewardReader:
             self.mask = change(self.mask)
 
 
+def static_capacity(cache: Any) -> int | None:
+    """Tokens that a static cache holds; None for one that grows, or whose layers all forget what leaves a window."""
+    cache = getattr(cache, "self_attention_cache", cache)
+    if not isinstance(cache, StaticCache):
+        return None
+    return max((layer.max_cache_len for layer in cache.layers if not layer.is_sliding), default=None)
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Move a tensor without waiting, but to the CPU, which would read it before it has arrived."""
     return tensor.to(device, non_blocking=device.type != "cpu")
@@ -231,8 +238,12 @@ def forward_inputs(model: Any, ids: Tensor, start: int, cache: Any, inputs: dict
     """
     if not isinstance(cache, StaticCache):
         return inputs | {"input_ids": ids}
-    if "position_ids" not in inputs and "position_ids" in forward_parameters(type(model)):  # type: ignore[arg-type]
-        inputs = inputs | {"position_ids": torch.arange(start, start + ids.shape[1], device=ids.device)[None]}
+    if "position_ids" in forward_parameters(type(model)):  # type: ignore[arg-type]
+        positions = inputs.get("position_ids")
+        if positions is None:
+            positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
+        # of one shape and stride at every token, or each would be compiled anew
+        inputs = inputs | {"position_ids": positions.expand(ids.shape).clone(memory_format=torch.contiguous_format)}
     return model.prepare_inputs_for_generation(ids, is_first_iteration=start == 0, **inputs)
 
 

@@ -7,7 +7,7 @@ The pass runs on a second set of modules over the same tensors. It holds no stat
 touched, and its rows are ordered in streams: `[base | reward model 1 | reward model 2 | ...]`, each of `batch` rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from typing import Any
@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache, StaticCache
 
 from ..adapters import share_weights
 from ..guidance import mask_columns, position_ids_from_mask
@@ -78,7 +79,7 @@ def _fused(rows: Tensor, weight: Tensor) -> Tensor:
     A matrix product stands alone in a compiled graph. For a few rows and a small rank, starting it costs more than its
     arithmetic, which as a sum goes into the loops around it.
     """
-    return (rows.float()[:, :, None] * weight.float()[:, None]).sum(-1)
+    return (rows[:, :, None] * weight[:, None]).sum(-1)
 
 
 class StreamedEmbeddingLoRA(nn.Module):
@@ -244,17 +245,32 @@ class SharedBackbone:
                 None if rows is None else rows[:batch, -count:] for rows in outputs["hidden_states"]
             )
         if outputs.get("attentions") is not None:
+            columns = self._columns(inputs.get("past_key_values"), start + count)
             outputs["attentions"] = tuple(
-                None if rows is None else rows[:batch, :, -count:, self.shift :] for rows in outputs["attentions"]
+                None if rows is None else rows[:batch, :, -count:, -columns(layer) :]
+                for layer, rows in enumerate(outputs["attentions"])
             )
         if self.prompts is not None and outputs.get("past_key_values") is not None:
             outputs["past_key_values"] = inputs["past_key_values"]
         return outputs, dict(zip(self.arms, (logits[:, -count:] for logits in rewards), strict=True))
 
+    def _columns(self, cache: Any, end: int) -> Callable[[int], int]:
+        """How many of the last columns of a layer's attention are the base's own text; 0: all."""
+        if not self.shift:
+            return lambda layer: 0
+        if not isinstance(cache, StaticCache):
+            return lambda layer: end
+        layers: Any = cache.layers
+        return lambda layer: 0 if layers[layer].is_sliding else layers[layer].max_cache_len - self.shift
+
     def _prompted(self, prompts: StreamPrompts, inputs: dict[str, Any], start: int) -> dict[str, Any]:
         """Inputs of streams behind different prompts: ids, masks and positions of their own."""
         ids, mask = prompts.read(inputs["input_ids"], start)
         positions = position_ids_from_mask(mask)[:, -ids.shape[1] :]
+        own = inputs.get("position_ids")
+        if own is not None:  # the base's are as stock makes them, behind padding too
+            batch, count = inputs["input_ids"].shape
+            positions[:batch, -count:] = own
         replaced = {"input_ids", "attention_mask", "position_ids", "past_key_values"}
         expanded = {name: value for name, value in inputs.items() if name not in replaced} | {"attention_mask": mask}
         if "position_ids" in forward_parameters(type(self.joint)):  # type: ignore[arg-type]
@@ -376,6 +392,22 @@ def takes_inputs(inputs: dict[str, Any]) -> bool:
     return inputs.get("inputs_embeds") is None and all(
         name in _KNOWN for name, value in inputs.items() if isinstance(value, Tensor) and value.ndim > 0
     )
+
+
+def why_no_own_prompts(base: Any, cache: Any) -> str | None:
+    """Why reward models in the base's pass cannot read prompts of their own; None where they can.
+
+    Args:
+        base: the base.
+        cache: the cache that the user passed, None where `generate()` makes it.
+    """
+    if cache is not None and type(cache) is not DynamicCache:
+        return "the given cache has no room for other prompts"
+    rope = getattr(base.config, "rope_parameters", None) or getattr(base.config, "rope_scaling", None) or {}
+    kinds = [part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)]
+    if any(kind in ("dynamic", "longrope") for kind in kinds):
+        return "the base's rotary positions depend on the longest text in the batch"
+    return None
 
 
 def why_not_shared(base: Any, arm: Any) -> str | None:

@@ -215,10 +215,10 @@ def test_an_unguided_call_costs_what_it_costs_without_the_package() -> None:
 # ---------------------------------------------------------------------- copies and waits
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1), (torch.bfloat16, 4)])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1), (torch.bfloat16, 3)])
 @pytest.mark.parametrize("shared", [False, True])
 def test_logits_are_not_copied_around(dtype: torch.dtype, most: int, shared: bool) -> None:
-    """One copy is stock generate()'s; half precision has to become float32, once for the base and each reward model."""
+    """One copy is stock generate()'s; on a CPU, a reward model's half precision becomes float32 apart."""
     base, prompt = llama().to(dtype), prompts(2, 6)
     rewards = [on_base(base, 1), on_base(base, 2)] if shared else [llama(1).to(dtype), llama(2).to(dtype)]
     guided = per_token(generate(base, prompt, reward_models=rewards, alpha=0.7))

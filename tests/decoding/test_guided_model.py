@@ -449,3 +449,22 @@ def test_reward_models_keep_static_caches_where_the_base_does(own_prompt: bool) 
         assert isinstance(cache, StaticCache)
         lengths.append(cache.layers[0].max_cache_len)
     assert lengths == ([19, 19] if own_prompt else [16, 16])
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_a_static_cache_of_the_users_has_room_for_the_next_turn(kind: str) -> None:
+    from transformers import StaticCache
+
+    base, arm, prompt = tiny(kind), tiny("gpt2", seed=1), prompts(2, 6)
+    guided = {"reward_models": [arm], "alpha": 0.8, "do_sample": False, "eos_token_id": None}
+    cache = StaticCache(config=base.config, max_cache_len=40)
+    settings = {"max_new_tokens": 4, "return_dict_in_generate": True, "past_key_values": cache}
+    first = base.generate(**prompt, **guided, **settings)
+    more = torch.cat([first.sequences, prompts(2, 3, seed=9)["input_ids"]], 1)
+    resumed = base.generate(more, **guided, max_new_tokens=8, past_key_values=first.past_key_values)
+    assert torch.equal(resumed, base.generate(more, **guided, max_new_tokens=8))
+
+
+def test_a_guided_object_refuses_paged_caches() -> None:
+    with pytest.raises(ValueError, match="generate_batch"):
+        genarm_hf.guide(tiny("llama"), tiny("gpt2")).generate(**prompts(1), cache_implementation="paged", **GREEDY)

@@ -139,14 +139,15 @@ def test_speculation_behind_prompts_of_their_own(mode: dict[str, Any]) -> None:
 @pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static"}])
 def test_outputs_and_caches_behind_prompts_of_their_own(cache: dict[str, Any]) -> None:
     """Whatever the call returns speaks of the base's text; rows behind several prompts cannot be gone on with."""
-    base = tiny("llama")
-    base.set_attn_implementation("eager")
-    arm, prompt, own = adapted(base, 1), prompts(2, 6), prompts(2, 9, seed=7)
-    guided = {"reward_models": [arm], "alpha": 0.5, "reward_inputs": own}
+    prompt, own = prompts(2, 6), prompts(2, 9, seed=7)
     settings = {"return_dict_in_generate": True, "output_attentions": True, "output_hidden_states": True, **GREEDY}
-    shared, separate = (
-        base.generate(**prompt, **guided, **settings, **cache, share_backbone=share) for share in (True, False)
-    )
+    outputs = []
+    for share in (False, True):  # a base of its own for each: static caches are as long as the longest before
+        base = tiny("llama")
+        base.set_attn_implementation("eager")
+        guided = {"reward_models": [adapted(base, 1)], "alpha": 0.5, "reward_inputs": own}
+        outputs.append(base.generate(**prompt, **guided, **settings, **cache, share_backbone=share))
+    separate, shared = outputs
     for name in ("attentions", "hidden_states"):
         for ours, theirs in zip(shared[name], separate[name], strict=True):
             assert [item.shape for item in ours] == [item.shape for item in theirs]
@@ -169,6 +170,61 @@ def test_a_static_cache_of_the_users_has_no_room_for_longer_prompts() -> None:
     cache = StaticCache(config=base.config, max_cache_len=16)
     guided = {"reward_models": [arm], "alpha": 0.8, "reward_inputs": own}
     assert torch.equal(base.generate(**prompt, **guided, **GREEDY, past_key_values=cache), expected) and ran
+
+
+@pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static"}])
+def test_a_cache_behind_several_prompts_is_refused_after_a_reset(cache: dict[str, Any]) -> None:
+    base = tiny("llama")
+    arm, prompt = adapted(base, 1), prompts(2, 6)
+    guided = {"reward_models": [arm], "alpha": 0.5, **GREEDY}
+    settings = {"return_dict_in_generate": True, **cache}
+    past = base.generate(**prompt, **guided, **settings, reward_inputs=prompts(2, 9, seed=7)).past_key_values
+    past.reset()
+    assert past.get_seq_length() == 0
+    with pytest.raises(ValueError, match="prompts of their own"):
+        base.generate(**prompts(2, 6, seed=5), **guided, past_key_values=past)
+
+
+def test_positions_of_the_base_stay_its_own() -> None:
+    """Behind padding on the right, and where the user passes them: a reward model next to nothing changes nothing."""
+    base = tiny("llama")
+    arm, own, prompt = adapted(base, 1), prompts(2, 9, seed=7), prompts(2, 6)
+    prompt["attention_mask"][0, 4:] = 0
+    nothing = {"reward_models": [arm], "alpha": 1e-9, **GREEDY}
+    for extra in ({}, {"position_ids": torch.arange(6)[None] * 3 + 5}):
+        expected = base.generate(**prompt, **GREEDY, **extra)
+        assert torch.equal(base.generate(**prompt, **nothing, **extra, reward_inputs=own), expected)
+        assert torch.equal(base.generate(**prompt, **nothing, **extra), expected)
+
+
+def test_rotary_positions_that_depend_on_the_longest_row() -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    base = tiny("llama", rope_parameters=rope | {"original_max_position_embeddings": 16})
+    arm, prompt, own = adapted(base, 1), prompts(2, 6), prompts(2, 14, seed=7)
+    guided = {"reward_models": [arm], "alpha": 0.8, "reward_inputs": own, "max_new_tokens": 6, "do_sample": False}
+    expected = base.generate(**prompt, **guided, share_backbone=False)
+    assert torch.equal(base.generate(**prompt, **guided), expected)
+    with pytest.raises(ValueError, match=r"`share_backbone=True`.*depend on the longest text"):
+        base.generate(**prompt, **guided, share_backbone=True)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma"])
+@pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static"}, {"use_cache": False}])
+def test_attention_of_windows_behind_prompts_of_their_own(kind: str, cache: dict[str, Any]) -> None:
+    base = tiny(kind)
+    base.set_attn_implementation("eager")
+    arm, prompt, own = adapted(base, 1), prompts(2, 8), prompts(2, 11, seed=7)
+    settings = {"return_dict_in_generate": True, "output_attentions": True, **GREEDY, **cache}
+    shared, separate = (
+        base.generate(
+            **prompt, reward_models=[arm], alpha=0.5, reward_inputs=own, share_backbone=share, **settings
+        ).attentions
+        for share in (True, False)
+    )
+    for ours, theirs in zip(shared, separate, strict=True):
+        for layer, other in zip(ours, theirs, strict=True):
+            if layer.shape == other.shape or "cache_implementation" not in cache:
+                torch.testing.assert_close(layer, other, atol=1e-4, rtol=1e-4)
 
 
 def test_a_much_longer_prompt_is_read_apart_unless_told_otherwise() -> None:
