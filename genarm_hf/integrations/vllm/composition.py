@@ -79,28 +79,23 @@ class Composition:
     alphas: tuple[float, ...]
 
 
-def compose(base: str, reward_models: Sequence[str], alphas: Sequence[float] = ()) -> Composition:
-    """Look at all models and check that they fit.
+def compose(base: Part, arms: Sequence[Part], alphas: Sequence[float] = ()) -> Composition:
+    """Put models together that fit.
 
     Args:
-        base: directory or hub id of the base.
-        reward_models: of the reward models, full weights each.
+        base: what shall be guided.
+        arms: the reward models.
         alphas: default guidance strengths, one for all or one for each; empty: those of the reward models, else 1.
 
     Raises:
-        OSError: a repository cannot be read.
-        TypeError: one is no causal LM.
         ValueError: they cannot be served together; the message says why and what to do.
     """
-    if not reward_models:
-        raise ValueError("At least one reward model is needed: without one, serve the base itself.")
-    parts = [open_part(name) for name in (base, *reward_models)]
-    check_parts(parts[0], parts[1:])
-    chosen = list(alphas) or [_own_alpha(part) for part in parts[1:]]
+    check_parts(base, arms)
+    chosen = list(alphas) or [_own_alpha(part) for part in arms]
     if len(chosen) == 1:
-        chosen *= len(reward_models)
-    as_alpha(chosen, len(reward_models))  # checks them
-    return Composition(parts[0], tuple(parts[1:]), tuple(map(float, chosen)))
+        chosen *= len(arms)
+    as_alpha(chosen, len(arms))  # checks them
+    return Composition(base, tuple(arms), tuple(map(float, chosen)))
 
 
 def _own_alpha(part: Part) -> float:
