@@ -46,6 +46,8 @@ class GenARMForCausalLM(nn.Module):
         self._sizes = [config.hidden_size for config in (base, *arms)]
         self._vocab_size = base.vocab_size
         self._rewards = Rewards.of(vllm_config)
+        if not vllm_config.use_v2_model_runner:  # V2 makes processors when it has the model
+            self._rewards.require_reader()
 
     @property
     def arms(self) -> list[Any]:
@@ -74,6 +76,7 @@ class GenARMForCausalLM(nn.Module):
         Returns:
             `(tokens, sum of hidden sizes)`: hidden states side by side, since vLLM picks rows out of one tensor.
         """
+        self._rewards.require_reader()
         if inputs_embeds is not None or intermediate_tensors is not None:
             raise NotImplementedError("Guided models take token ids, and run on one pipeline stage.")
         return torch.cat([model(input_ids, positions) for model in (self.base, *self.arms)], dim=-1)

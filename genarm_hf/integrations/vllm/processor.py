@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor as V1LogitsProcessor
-from vllm.v1.sample.logits_processor import process_dict_updates
+from vllm.v1.sample.logits_processor import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2LogitsProcessor
 
 from ...guidance import combine
@@ -65,9 +65,18 @@ class AlphaProcessor(V1LogitsProcessor, V2LogitsProcessor):
         return False
 
     def update_state(self, batch_update: Any) -> None:
-        """V1: follow the rows of the batch."""
-        if process_dict_updates(self._alphas, batch_update, lambda params, *_: self._of(params)):
-            self._table = None
+        """V1: follow the rows of the batch, in the order that vLLM prescribes. Nothing here may fail."""
+        if batch_update is None:
+            return
+        self._table = None
+        for row in batch_update.removed:
+            self._alphas.pop(row, None)
+        for row, sampling_params, *_ in batch_update.added:
+            self.add_request(row, sampling_params)
+        for source, target, direction in batch_update.moved:
+            moved, replaced = self._alphas.pop(source, None), self._alphas.pop(target, None)
+            self._set(target, moved)
+            self._set(source, replaced if direction == MoveDirectionality.SWAP else None)
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """V2: a request gets a slot.
@@ -75,12 +84,9 @@ class AlphaProcessor(V1LogitsProcessor, V2LogitsProcessor):
         Returns:
             whether it is guided.
         """
-        alpha = self._of(sampling_params)
-        self._alphas.pop(req_idx, None)
-        if alpha is not None:
-            self._alphas[req_idx] = alpha
-        self._table = None
-        return alpha is not None
+        alpha = alpha_of(sampling_params.extra_args, self._default)
+        self._set(req_idx, alpha if any(alpha) else None)
+        return any(alpha)
 
     def apply(self, logits: Tensor, ctx: Any = None) -> Tensor:
         """Guide the rows of a step.
@@ -98,9 +104,11 @@ class AlphaProcessor(V1LogitsProcessor, V2LogitsProcessor):
             alphas = self._as_table(self._slots)[ctx.expanded_idx_mapping.long()]
         return combine(logits, rewards, [alpha[:, None] for alpha in alphas.T])
 
-    def _of(self, sampling_params: Any) -> tuple[float, ...] | None:
-        alpha = alpha_of(sampling_params.extra_args, self._default)
-        return alpha if any(alpha) else None
+    def _set(self, index: int, alpha: tuple[float, ...] | None) -> None:
+        self._table = None
+        self._alphas.pop(index, None)
+        if alpha is not None:
+            self._alphas[index] = alpha
 
     def _as_table(self, size: int) -> Tensor:
         """`(size, arms)`; 0 where a request is not guided."""

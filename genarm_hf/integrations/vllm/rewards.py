@@ -23,17 +23,20 @@ class Rewards:
         """The hand-over of the engine that a configuration belongs to: model and processor are given the same one."""
         return _by_engine.setdefault(vllm_config.instance_id, cls())
 
-    def put(self, rows: list[Tensor]) -> None:
-        """Leave a step's rewards; those of a step that was not sampled from are dropped.
+    def require_reader(self) -> None:
+        """Refuse to run where nobody would add the rewards to the logits.
 
         Raises:
-            RuntimeError: nobody would add them to the logits.
+            RuntimeError: as said.
         """
         if not self.is_read:
             raise RuntimeError(
                 "vLLM has not loaded the logits processor of genarm_hf, so this would be the base alone, unguided. "
                 "Serve a directory that `genarm-hf compose` wrote, and do not replace its logits processors."
             )
+
+    def put(self, rows: list[Tensor]) -> None:
+        """Leave a step's rewards; those of a step that was not sampled from are dropped."""
         self.rows = rows
 
     def take(self, logits: Tensor) -> list[Tensor]:

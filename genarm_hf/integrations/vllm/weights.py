@@ -45,5 +45,3 @@ def load(arms: dict[str, Any], base: Any, weights: Iterable[tuple[str, Tensor]])
             names = base.load_weights(items)
         loaded |= {f"{name or 'base'}.{key}" for key in names}
     return loaded
-
-
