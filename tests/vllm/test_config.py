@@ -86,7 +86,7 @@ def test_models_are_checked_again_at_start(zoo, composed, tmp_path):
     with pytest.raises(ValueError, match="another vocabulary"):
         configure(edit(composed, genarm_arms=[other | {"model": str(tmp_path / "words")}]))
     tiny("gemma").save_pretrained(tmp_path / "gemma")
-    with pytest.raises(ValueError, match="Gemma2ForCausalLM.*Supported are GPT2LMHeadModel, LlamaForCausalLM"):
+    with pytest.raises(ValueError, match=r"Gemma2ForCausalLM.*Supported are GPT2LMHeadModel, LlamaForCausalLM"):
         configure(edit(composed, genarm_arms=[other | {"model": str(tmp_path / "gemma")}]))
     with pytest.raises(ValueError, match="is not a directory"):
         configure(edit(composed, genarm_arms=[other | {"model": str(tmp_path / "gone")}]))

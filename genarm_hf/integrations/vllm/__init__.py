@@ -1,7 +1,7 @@
 """Guided models inside vLLM: base and reward models are one model of vLLM's, and alpha belongs to the request.
 
-`genarm-hf compose` writes a directory that vLLM serves; vLLM finds this plugin by the entry point `vllm.general_plugins`.
-Only what has to be vLLM's (`processor`) imports it when loaded.
+`genarm-hf compose` writes a directory that vLLM serves; vLLM finds this plugin by its entry point
+`vllm.general_plugins`. Only `processor`, whose classes have to be vLLM's, imports it when loaded.
 """
 
 from .composition import ARCHITECTURE

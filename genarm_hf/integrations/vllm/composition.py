@@ -187,9 +187,7 @@ def write(composition: Composition, directory: Path) -> None:
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     if not _copy_tokenizer(repo, directory):
-        raise ValueError(
-            f"The base {base.model!r} has no tokenizer, which a server needs. Save one beside its weights."
-        )
+        raise ValueError(f"The base {base.model!r} has no tokenizer, which a server needs. Save one beside it.")
 
 
 def _copy_tokenizer(repo: Repository, directory: Path) -> bool:

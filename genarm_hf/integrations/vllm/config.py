@@ -58,17 +58,23 @@ class CompositionHook:
             ValueError: as said.
         """
         check_version()
-        parallel, load_format = vllm_config.parallel_config, vllm_config.load_config.load_format
-        reasons = {
-            "speculative decoding runs without logits processors, and so without guidance": vllm_config.speculative_config,
-            "pipeline parallelism is not tested; use tensor parallelism": parallel.pipeline_parallel_size > 1,
-            "LoRA requests would change the base alone": vllm_config.lora_config,
-            f"`--load-format {load_format}` reads one model; use one of {', '.join(_LOAD_FORMATS)}": load_format
-            not in _LOAD_FORMATS,
-        }
-        found = [reason for reason, holds in reasons.items() if holds]
-        if found:
-            raise ValueError(f"A guided model cannot be served like this: {'; '.join(found)}.")
+        reasons = _reasons_against(vllm_config)
+        if reasons:
+            raise ValueError(f"A guided model cannot be served like this: {'; '.join(reasons)}.")
+
+
+def _reasons_against(vllm_config: Any) -> list[str]:
+    load_format = vllm_config.load_config.load_format
+    reasons = []
+    if vllm_config.speculative_config is not None:
+        reasons.append("speculative decoding runs without logits processors, and so without guidance")
+    if vllm_config.parallel_config.pipeline_parallel_size > 1:
+        reasons.append("pipeline parallelism is not tested; use tensor parallelism")
+    if vllm_config.lora_config is not None:
+        reasons.append("LoRA requests would change the base alone")
+    if load_format not in _LOAD_FORMATS:
+        reasons.append(f"`--load-format {load_format}` reads one model; use one of {', '.join(_LOAD_FORMATS)}")
+    return reasons
 
 
 def _fit_length(model_config: Any, composition: Composition) -> None:
@@ -121,12 +127,12 @@ def part_configs(vllm_config: Any) -> list[PreTrainedConfig]:
 
 
 def for_base(vllm_config: Any, config: PreTrainedConfig) -> Any:
-    """vLLM's configuration as the base needs it: everything but the architecture is its own already."""
+    """The configuration that the base needs: vLLM's, but for the architecture."""
     return _for_part(vllm_config, config)
 
 
 def for_arm(vllm_config: Any, config: PreTrainedConfig) -> Any:
-    """vLLM's configuration as a reward model needs it.
+    """The configuration that a reward model needs.
 
     Layers ask `cache_config` for their window and `quant_config` for their weights, and both are the base's: a reward
     model with the base's window would forget, and say nothing of it.

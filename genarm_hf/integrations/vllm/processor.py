@@ -1,7 +1,7 @@
-"""The logits processor that adds the rewards, with the alpha of each request. It carries the interfaces of both runners.
+"""The logits processor that adds the rewards, with the alpha of each request, under both of vLLM's model runners.
 
-vLLM has two model runners. V1 tells a processor how rows of the batch came, went and moved; V2 gives every request a
-slot for life and says which slot each row of logits belongs to.
+V1 tells a processor how rows of the batch came, went and moved; V2 gives every request a slot for life and says which
+slot each row of logits belongs to.
 """
 
 from functools import cache
@@ -57,7 +57,9 @@ class AlphaProcessor(V1LogitsProcessor, V2LogitsProcessor):
         self._rewards = Rewards.of(vllm_config)
         self._rewards.is_read = True
         self._alphas: dict[int, tuple[float, ...]] = {}  # by row (V1) or slot (V2); guided requests only
-        self._device, self._slots = (place, 0) if is_pin_memory is not None else (place.device, place.max_num_reqs)
+        on_v1 = is_pin_memory is not None
+        self._device: torch.device = place if on_v1 else place.device
+        self._slots: int = 0 if on_v1 else place.max_num_reqs
         self._table: Tensor | None = None  # the same on the device; None where requests have changed
 
     def is_argmax_invariant(self) -> bool:
