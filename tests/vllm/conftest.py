@@ -27,6 +27,17 @@ from ..conftest import VOCAB, tiny
 WIDE: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
 """Heads of 32."""
 
+_SCALED: dict[str, Any] = {
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500.0,
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """vLLM and what it imports warn of many things; ours are errors in the other suites."""
@@ -41,9 +52,9 @@ class Zoo:
     makers: dict[str, tuple[str, int, dict[str, Any]]] = {
         "base": ("llama", 0, WIDE),
         "same": ("llama", 1, WIDE),
-        "deep": ("llama", 2, WIDE | {"num_hidden_layers": 3, "num_key_value_heads": 2}),
+        "deep": ("llama", 2, WIDE | {"num_hidden_layers": 3, "num_key_value_heads": 2} | _SCALED),
         "large_heads": ("llama", 3, WIDE | {"hidden_size": 128, "num_hidden_layers": 1}),
-        "qwen2": ("qwen2", 4, WIDE),
+        "qwen2": ("qwen2", 4, WIDE | {"tie_word_embeddings": True}),
         "qwen3": ("qwen3", 5, WIDE | {"head_dim": 32}),
         "window": ("mistral", 6, WIDE),
         "gpt2": ("gpt2", 7, {"n_embd": 64, "n_head": 2, "n_positions": 128}),

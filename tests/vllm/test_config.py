@@ -93,14 +93,23 @@ def test_models_are_checked_again_at_start(zoo, composed, tmp_path):
 
 
 def test_windows_and_quantisation_are_each_models_own(composed):
-    from genarm_hf.integrations.vllm.config import for_arm, part_configs
+    from genarm_hf.integrations.vllm.config import for_arms, for_base
 
-    config = configure(composed)
-    own = for_arm(config, part_configs(config)[1])
-    assert (config.cache_config.sliding_window, own.cache_config.sliding_window) == (None, 6)
-    assert own.quant_config is None and own.model_config.quantization is None
+    config = configure(composed, quantization="fp8", dtype="bfloat16")
+    base, (own,) = for_base(config), for_arms(config)
+    assert (base.cache_config.sliding_window, own.cache_config.sliding_window) == (None, 6)
+    assert (base.model_config.quantization, own.model_config.quantization) == ("fp8", None)
+    assert own.quant_config is None and base.quant_config is config.quant_config is not None
     assert own.model_config.hf_text_config.sliding_window == 6
     assert own.model_config.architectures == ["MistralForCausalLM"]
+
+
+def test_overrides_of_the_user_reach_the_base(composed):
+    from genarm_hf.integrations.vllm.config import for_arms, for_base
+
+    config = configure(composed, hf_overrides={"rms_norm_eps": 0.25})
+    assert for_base(config).model_config.hf_config.rms_norm_eps == 0.25
+    assert for_arms(config)[0].model_config.hf_config.rms_norm_eps != 0.25
 
 
 def test_compiled_code_depends_on_the_reward_models(zoo):

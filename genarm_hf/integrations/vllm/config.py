@@ -103,49 +103,48 @@ def _report_guided_logprobs(model_config: Any) -> None:
 
 def _as_dict(composition: Composition) -> dict[str, Any]:
     """Plain data: vLLM pickles it, and its hash decides whether compiled code may be used again."""
-    parts = (composition.base, *composition.arms)
     return {
-        "places": [part.place for part in parts],
-        "configs": [part.config.to_dict() | {"architectures": [architecture(part)]} for part in parts],
+        "base_architecture": architecture(composition.base),
         "alphas": list(composition.alphas),
+        "places": [part.place for part in composition.arms],
+        "configs": [part.config.to_dict() | {"architectures": [architecture(part)]} for part in composition.arms],
     }
 
 
-def default_alphas(vllm_config: Any) -> tuple[float, ...]:
-    """Guidance strengths of requests that name none."""
-    return tuple(getattr(vllm_config.model_config.hf_config, _FOUND)["alphas"])
+def found(vllm_config: Any) -> dict[str, Any]:
+    """What the hook found: `base_architecture`, and of each reward model one of `alphas`, `places` and `configs`."""
+    return getattr(vllm_config.model_config.hf_config, _FOUND)
 
 
-def arm_places(vllm_config: Any) -> list[dict[str, Any]]:
-    """Where the weights of each reward model are."""
-    return getattr(vllm_config.model_config.hf_config, _FOUND)["places"][1:]
+def for_base(vllm_config: Any) -> Any:
+    """The configuration that the base needs: vLLM's, with whatever the user overrode, but for the architecture."""
+    return _for_part(
+        vllm_config, vllm_config.model_config.hf_config, architectures=[found(vllm_config)["base_architecture"]]
+    )
 
 
-def part_configs(vllm_config: Any) -> list[PreTrainedConfig]:
-    """Configurations of the base and of each reward model."""
-    return [AutoConfig.for_model(**fields) for fields in getattr(vllm_config.model_config.hf_config, _FOUND)["configs"]]
-
-
-def for_base(vllm_config: Any, config: PreTrainedConfig) -> Any:
-    """The configuration that the base needs: vLLM's, but for the architecture."""
-    return _for_part(vllm_config, config)
-
-
-def for_arm(vllm_config: Any, config: PreTrainedConfig) -> Any:
-    """The configuration that a reward model needs.
+def for_arms(vllm_config: Any) -> list[Any]:
+    """The configuration that each reward model needs.
 
     Layers ask `cache_config` for their window and `quant_config` for their weights, and both are the base's: a reward
     model with the base's window would forget, and say nothing of it.
     """
-    own = _for_part(vllm_config, config)
-    own.model_config.quantization = None
-    cache_config = copy.copy(own.cache_config)
-    cache_config.sliding_window = _uniform_window(config)
-    return replace(own, cache_config=cache_config, quant_config=None)
+    from vllm.transformers_utils.config import patch_rope_parameters
+
+    configs = []
+    for fields in found(vllm_config)["configs"]:
+        config = AutoConfig.for_model(**fields)
+        patch_rope_parameters(config)  # as vLLM does to what it reads itself
+        own = _for_part(vllm_config, config)
+        own.model_config.quantization = None
+        cache_config = copy.copy(own.cache_config)
+        cache_config.sliding_window = _uniform_window(config)
+        configs.append(replace(own, cache_config=cache_config, quant_config=None))
+    return configs
 
 
-def _for_part(vllm_config: Any, config: PreTrainedConfig) -> Any:
-    own = vllm_config.with_hf_config(config)
+def _for_part(vllm_config: Any, config: PreTrainedConfig, **changes: Any) -> Any:
+    own = vllm_config.with_hf_config(config, **changes)
     # with_hf_config leaves the text config, which sizes and windows are read from, as it was
     own.model_config.hf_text_config = own.model_config.hf_config.get_text_config()
     own.model_config.model_arch_config = own.model_config.get_model_arch_config()

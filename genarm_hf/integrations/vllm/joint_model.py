@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...vocabulary import align
-from .config import arm_places, for_arm, for_base, part_configs
+from .config import for_arms, for_base, found
 from .rewards import Rewards
 from .weights import load, sources
 
@@ -35,16 +35,16 @@ class GenARMForCausalLM(nn.Module):
         from vllm.compilation.backends import set_model_tag
         from vllm.model_executor.model_loader.utils import initialize_model
 
-        base, *arms = part_configs(vllm_config)
-        self.base = initialize_model(for_base(vllm_config, base), prefix=prefix)
-        self.arm_names = [f"arm{index}" for index in range(len(arms))]
-        for name, config in zip(self.arm_names, arms, strict=True):
+        configs = [for_base(vllm_config), *for_arms(vllm_config)]
+        self.base = initialize_model(configs[0], prefix=prefix)
+        self.arm_names = [f"arm{index}" for index in range(len(configs) - 1)]
+        for name, config in zip(self.arm_names, configs[1:], strict=True):
             # the tag keeps compiled code of one part from being taken for another's
             with set_model_tag(name):
-                setattr(self, name, initialize_model(for_arm(vllm_config, config), prefix=name))
-        self.secondary_weights = sources(arm_places(vllm_config))
-        self._sizes = [config.hidden_size for config in (base, *arms)]
-        self._vocab_size = base.vocab_size
+                setattr(self, name, initialize_model(config, prefix=name))
+        self.secondary_weights = sources(found(vllm_config)["places"])
+        self._sizes = [config.model_config.hf_text_config.hidden_size for config in configs]
+        self._vocab_size = configs[0].model_config.hf_text_config.vocab_size
         self._rewards = Rewards.of(vllm_config)
         if not vllm_config.use_v2_model_runner:  # V2 makes processors when it has the model
             self._rewards.require_reader()

@@ -15,7 +15,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2Logi
 
 from ...guidance import combine
 from .alphas import alpha_of, check_alpha
-from .config import default_alphas
+from .config import found
 from .rewards import Rewards
 
 
@@ -53,7 +53,7 @@ class AlphaProcessor(V1LogitsProcessor, V2LogitsProcessor):
             )
 
     def __init__(self, vllm_config: Any, place: Any, is_pin_memory: bool | None = None) -> None:
-        self._default = default_alphas(vllm_config)
+        self._default = tuple(found(vllm_config)["alphas"])
         self._rewards = Rewards.of(vllm_config)
         self._rewards.is_read = True
         self._alphas: dict[int, tuple[float, ...]] = {}  # by row (V1) or slot (V2); guided requests only
