@@ -17,7 +17,7 @@ class ComposeOptions:
     """What may be asked for."""
 
     model: str = field(metadata={"help": "the base model: folder or hub name", "metavar": "BASE"})
-    output: str = field(metadata={"help": "folder to write, for `vllm serve`", "metavar": "DIR"})
+    output: str = field(metadata={"help": "folder to write, for `genarm-hf serve`", "metavar": "DIR"})
     reward_model: list[str] = field(
         default_factory=list,
         metadata={
@@ -48,16 +48,27 @@ def parser() -> CommandParser:
 
 def run(options: ComposeOptions) -> None:
     """Check the models, write the folder, say what to do with it."""
+    target = Path(options.output)
+    composition = write_folder(options, target)
+    print("\n".join([summary(composition, str(target)), "Next:", f"  genarm-hf serve {target}"]))
+
+
+def write_folder(options: ComposeOptions, target: Path) -> "Composition":
+    """Check the models and write the folder.
+
+    Raises:
+        UsageError: a model is not there, or the folder holds something else.
+        ValueError: the models cannot be served together.
+    """
     from ..integrations.vllm.composition import compose, write
 
-    target = Path(options.output)
     _check(options, target)
     with quiet():
         arms = [open_part("--reward-model", name) for name in options.reward_model]
         composition = compose(open_part("--model", options.model), arms, options.alpha)
         with written_whole(target) as draft:
             write(composition, draft)
-    print(_summary(composition, target))
+    return composition
 
 
 def _check(options: ComposeOptions, target: Path) -> None:
@@ -75,11 +86,17 @@ def _check(options: ComposeOptions, target: Path) -> None:
         raise UsageError(f"`--output` {options.output!r} exists, and holds something else. Choose another folder.")
 
 
-def _summary(composition: "Composition", target: Path) -> str:
-    lines = [f"{target} is {composition.base.model}, guided by"]
+def summary(composition: "Composition", name: str) -> str:
+    """What a composition is made of, and what its user should know.
+
+    Args:
+        composition: the models.
+        name: what it is called.
+    """
+    lines = [f"{name} is {composition.base.model}, guided by"]
     for part, alpha in zip(composition.arms, composition.alphas, strict=True):
         objective = getattr(part.genarm, "objective", None)
         lines.append(f"  {part.model}{f' ({objective})' if objective else ''} at alpha {alpha:g}")
     templates = [part.model for part in composition.arms if getattr(part.genarm, "prompt_template", None)]
     lines += [f"Its prompts reach {name} without the prompt template it was trained with." for name in templates]
-    return "\n".join([*lines, "Weights are read from where they are now. Next:", f"  vllm serve {target}"])
+    return "\n".join([*lines, "Weights are read from where they are now."])

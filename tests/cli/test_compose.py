@@ -71,7 +71,7 @@ def test_says_what_to_do_next(base_dir, arm_dir, tmp_path, capsys):
     argv = ["compose", "--model", str(base_dir), "--reward-model", str(arm_dir), "--output", str(tmp_path / "guided")]
     assert main(argv) == 0
     out = capsys.readouterr().out
-    assert f"vllm serve {tmp_path / 'guided'}" in out and "(helpful) at alpha 0.25" in out
+    assert f"genarm-hf serve {tmp_path / 'guided'}" in out and "(helpful) at alpha 0.25" in out
 
 
 def test_replaces_a_composition_and_nothing_else(compose, tmp_path):
