@@ -5,6 +5,7 @@ request, and what makes a generation config of it. From there on, guidance is th
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from .vllm.alphas import alpha_of, check_alpha
@@ -80,10 +81,9 @@ def guide_requests(handler: Any, reward_models: list[str], alphas: tuple[float, 
 
 def _refuse_decisions() -> None:
     """An endpoint of newer versions that asks the model itself, past `generate()`."""
-    try:
-        from transformers.cli.serving.systemone import SystemOneHandler
-    except ImportError:
+    if find_spec("transformers.cli.serving.systemone") is None:
         return
+    from transformers.cli.serving.systemone import SystemOneHandler
 
     def refuse(self: Any, body: dict[str, Any]) -> None:
         from fastapi import HTTPException

@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from genarm_hf.benchmarks.serving import load, unequal_requests
+
 from .conftest import random_prompts
 from .serving import GENARM_HF, free_port, metric, post, running, streaming
 
@@ -129,3 +131,11 @@ def test_what_cannot_be_followed_is_a_400_with_the_reason(server, changes, reaso
 def test_a_bad_alpha_of_a_chat_is_a_400_too(server):
     status, reply = post(server, "/v1/chat/completions", body([1.0], messages=[{"role": "user", "content": "w7"}]))
     assert status == 400 and "a list of 2, one for each reward model" in reply["error"]["message"]
+
+
+def test_the_load_test_counts_what_clients_see(server):
+    requests = unequal_requests(6, 43)
+    found = load(server.removeprefix("http://"), "guided", requests, clients=3)
+    assert found["tokens_per_second"] == sum(request.tokens for request in requests) / found["seconds"]
+    assert len(found["first"]) == len(found["last"]) == 6
+    assert all(0 < first < last < found["seconds"] for first, last in zip(found["first"], found["last"], strict=True))
