@@ -81,7 +81,7 @@ def bench_throughput(
         places: what [`write_models`] wrote.
         requests: what is asked at once.
         repeats: rounds that count.
-        batches: sizes of transformers' batches; of size 1 only every fourth request is run.
+        batches: sizes of transformers' batches; of size 1 only every eighth request is run.
         **options: of vLLM's engines.
     """
     from transformers import AutoModelForCausalLM
@@ -90,13 +90,16 @@ def bench_throughput(
     base, arm = (AutoModelForCausalLM.from_pretrained(places[name]).eval() for name in ("base", "arm"))
     settings = {"dtype": "float32", "enable_prefix_caching": False, "max_model_len": 256} | options
     engines = {f"vllm {name}": LLM(str(places[name]), **settings) for name in ("base", "guided")}
-    parts = {f"transformers guided, {size}": (size, requests[::4] if size == 1 else requests) for size in batches}
+    parts = {f"transformers guided, {size}": (size, requests[::8] if size == 1 else requests) for size in batches}
+    for engine in engines.values():
+        run_vllm(engine, requests[:4])
+    run_transformers(base, arm, requests[:4], 4)
     runs: dict[str, Any] = {name: lambda engine=engine: run_vllm(engine, requests) for name, engine in engines.items()}
     runs |= {
         name: lambda size=size, part=part: run_transformers(base, arm, part, size)
         for name, (size, part) in parts.items()
     }
-    times = alternate(runs, repeats)
+    times = alternate(runs, repeats, warmup=0)
     counts = {name: sum(request.tokens for request in parts.get(name, (0, requests))[1]) for name in runs}
     largest = f"transformers guided, {max(batches)}"
     return {
