@@ -21,7 +21,7 @@ class ComposeOptions:
     reward_model: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "a reward model with full weights: folder or hub name; may be repeated",
+            "help": "a reward model, with full weights or LoRA on BASE: folder or hub name; may be repeated",
             "metavar": "ARM",
             "action": "append",
         },
@@ -97,6 +97,8 @@ def summary(composition: "Composition", name: str) -> str:
     for part, alpha in zip(composition.arms, composition.alphas, strict=True):
         objective = getattr(part.genarm, "objective", None)
         lines.append(f"  {part.model}{f' ({objective})' if objective else ''} at alpha {alpha:g}")
+    if composition.arms[0].adapter is not None:
+        lines.append("They are LoRA on its weights, which are held once; vLLM runs them uncompiled.")
     templates = [part.model for part in composition.arms if getattr(part.genarm, "prompt_template", None)]
     lines += [f"Its prompts reach {name} without the prompt template it was trained with." for name in templates]
     return "\n".join([*lines, "Weights are read from where they are now."])

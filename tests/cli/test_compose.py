@@ -107,8 +107,20 @@ def test_refuses_models_that_are_not_there(compose, tmp_path):
     assert "`--reward-model` is missing" in compose(arms=(), status=2)
 
 
-def test_refuses_adapters(compose, lora_dir):
-    message = compose(arms=(lora_dir,), status=2)
+def test_adapters_of_the_base_share_its_weights(compose, lora_dir, base_dir):
+    found = fields(compose(arms=(lora_dir, lora_dir)))
+    assert found["architectures"] == ["GenARMSharedForCausalLM"]
+    assert found["genarm_arms"] == [{"model": str(lora_dir), "revision": None, "base": str(base_dir), "alpha": 1.0}] * 2
+
+
+def test_says_how_adapters_run(base_dir, lora_dir, tmp_path, capsys):
+    argv = ["compose", "--model", str(base_dir), "--reward-model", str(lora_dir), "--output", str(tmp_path / "guided")]
+    assert main(argv) == 0
+    assert "LoRA on its weights, which are held once" in capsys.readouterr().out
+
+
+def test_refuses_adapters_beside_full_weights(compose, lora_dir, arm_dir):
+    message = compose(arms=(lora_dir, arm_dir), status=2)
     assert "is a LoRA adapter" in message and "merge" in message
 
 

@@ -4,7 +4,7 @@
 `vllm.general_plugins`. Only `processor`, whose classes have to be vLLM's, imports it when loaded.
 """
 
-from .composition import ARCHITECTURE
+from .composition import ARCHITECTURE, SHARED_ARCHITECTURE
 
 
 def register() -> None:
@@ -14,5 +14,6 @@ def register() -> None:
 
     from .config import CompositionHook
 
-    ModelRegistry.register_model(ARCHITECTURE, f"{__name__}.joint_model:{ARCHITECTURE}")
-    model_configs.MODELS_CONFIG_MAP[ARCHITECTURE] = CompositionHook
+    for name, module in ((ARCHITECTURE, "joint_model"), (SHARED_ARCHITECTURE, "shared_model")):
+        ModelRegistry.register_model(name, f"{__name__}.{module}:{name}")
+        model_configs.MODELS_CONFIG_MAP[name] = CompositionHook

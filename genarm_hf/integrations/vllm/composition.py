@@ -8,20 +8,23 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ...adapters import ADAPTER_CONFIG
 from ...configuration_genarm import GenARMConfig
 from ...guidance import as_alpha
 from ...loading import Repository, load_config, unreadable
 from ...vocabulary import check_vocabularies
+from .adapters import MERGE, Adapter, read_adapter
 
 ARCHITECTURE = "GenARMForCausalLM"
+SHARED_ARCHITECTURE = "GenARMSharedForCausalLM"
+"""Of reward models that are LoRA adapters of the base."""
+
 SUPPORTED = (
     "GPT2LMHeadModel",
     "LlamaForCausalLM",
@@ -57,17 +60,20 @@ class Part:
         revision: commit on the hub; None for a directory.
         config: configuration of the causal LM.
         genarm: its configuration as a reward model; None for a base and for a plain causal LM.
+        adapter: what it is beside the weights of its base, whose configuration it has; None for full weights.
     """
 
     model: str
     revision: str | None
     config: PreTrainedConfig
     genarm: GenARMConfig | None = None
+    adapter: Adapter | None = None
 
     @property
     def place(self) -> dict[str, str | None]:
-        """Where the weights are, as it is written down."""
-        return {"model": self.model, "revision": self.revision}
+        """Where the weights are, as it is written down; of an adapter also where its base is."""
+        place = {"model": self.model, "revision": self.revision}
+        return place if self.adapter is None else place | {"base": self.adapter.base}
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,11 @@ class Composition:
     base: Part
     arms: tuple[Part, ...]
     alphas: tuple[float, ...]
+
+    @property
+    def architecture(self) -> str:
+        """The name of the class that runs it in vLLM."""
+        return ARCHITECTURE if self.arms[0].adapter is None else SHARED_ARCHITECTURE
 
 
 def compose(base: Part, arms: Sequence[Part], alphas: Sequence[float] = ()) -> Composition:
@@ -103,27 +114,45 @@ def _own_alpha(part: Part) -> float:
     return 1.0 if alpha is None else alpha
 
 
-def open_part(name: str, revision: str | None = None) -> Part:
+def open_part(name: str, revision: str | None = None, base: str | None = None) -> Part:
     """A model by its name: the configuration is read, the weights are not.
+
+    Args:
+        name: folder or hub name.
+        revision: on the hub.
+        base: of an adapter, the name of its base; None: the one it says itself.
 
     Raises:
         OSError: the repository cannot be read.
         TypeError: it is no causal LM.
-        ValueError: it is an adapter, or a directory without safetensors.
+        ValueError: it is a directory without safetensors, or an adapter that is more than low-rank terms.
     """
-    repo = Repository.open(os.path.abspath(name) if os.path.isdir(name) else name, {"revision": revision})
-    if repo.path(ADAPTER_CONFIG) is not None:
-        raise ValueError(
-            f"{name!r} is a LoRA adapter, and vLLM is given full weights: merge it into its base "
-            "(`AutoModel.from_pretrained(...).backbone.merge_and_unload().save_pretrained(...)`) and name the result."
-        )
+    repo = Repository.open(_absolute(name), {"revision": revision})
     if repo.is_local and not any(Path(repo.name).glob("*.safetensors")):
         raise unreadable(repo, FileNotFoundError("there is no safetensors file"))
-    config = load_config(repo, None, None, False)
+    adapter = read_adapter(repo, base)
+    config = load_config(repo, None, None if adapter is None else {}, False)
     genarm = config if isinstance(config, GenARMConfig) else None
+    if adapter is not None:
+        adapter = replace(adapter, base=_absolute(adapter.base))
+        return Part(repo.name, repo.hub.get("revision"), _base_config(repo.name, adapter.base), genarm, adapter)
     inner: Any = config if genarm is None else genarm.text_config
     inner._name_or_path = repo.name  # where its tokenizer is
     return Part(repo.name, repo.hub.get("revision"), inner, genarm)
+
+
+def _absolute(name: str) -> str:
+    return os.path.abspath(name) if os.path.isdir(name) else name
+
+
+def _base_config(name: str, base: str) -> PreTrainedConfig:
+    try:
+        return open_part(base).config
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name!r} is a LoRA adapter of {base!r}, which cannot be opened: {str(error).rstrip('.')}. Correct "
+            "`base_model_name_or_path` in its adapter_config.json."
+        ) from error
 
 
 # ---------------------------------------------------------------------- what fits together
@@ -137,14 +166,43 @@ def check_parts(base: Part, arms: Sequence[Part]) -> None:
     """
     if base.genarm is not None:
         raise ValueError(f"The base {base.model!r} is a reward model. Name the model that shall be guided.")
+    if base.adapter is not None:
+        raise ValueError(f"The base {base.model!r} is a LoRA adapter. Merge it into its base, and name the result.")
     for part in (base, *arms):
         architecture(part)
+    _check_adapters(base, [part for part in arms if part.adapter is not None], len(arms))
     for index, part in enumerate(arms):
         if getattr(part.config, "quantization_config", None):
             raise ValueError(f"The reward model {part.model!r} is quantised, which is not supported beside a base.")
         check_vocabularies(
             SimpleNamespace(config=base.config), SimpleNamespace(config=part.config), f"reward_models[{index}]"
         )
+
+
+def _check_adapters(base: Part, adapters: Sequence[Part], arms: int) -> None:
+    """Adapters are of the base itself, and among themselves."""
+    merge = f"merge it into its base ({MERGE}) and name the result"
+    for part in adapters:
+        assert part.adapter is not None
+        if not _same_place(part.adapter.base, base.model):
+            raise ValueError(
+                f"The reward model {part.model!r} is a LoRA adapter of {part.adapter.base!r}, not of the base "
+                f"{base.model!r}: {merge}. If both are the same model, give it one name, on the command line and as "
+                "`base_model_name_or_path` in adapter_config.json."
+            )
+        if len(adapters) != arms:
+            raise ValueError(
+                f"The reward model {part.model!r} is a LoRA adapter, which runs on the base's weights, and another "
+                f"one has weights of its own; vLLM is given the one kind or the other: {merge}."
+            )
+    if adapters and getattr(base.config, "quantization_config", None):
+        raise ValueError(
+            f"The base {base.model!r} is quantised, and LoRA reward models on quantised weights are not supported."
+        )
+
+
+def _same_place(one: str, other: str) -> bool:
+    return one == other or (os.path.isdir(one) and os.path.isdir(other) and os.path.samefile(one, other))
 
 
 def architecture(part: Part) -> str:
@@ -178,7 +236,7 @@ def write(composition: Composition, directory: Path) -> None:
     repo = Repository(base.model, {} if base.revision is None else {"revision": base.revision})
     fields = repo.json("config.json") or {}
     fields |= {
-        "architectures": [ARCHITECTURE],
+        "architectures": [composition.architecture],
         _BASE: base.place | {"architectures": [architecture(base)]},
         _ARMS: [
             part.place | {"alpha": alpha} for part, alpha in zip(composition.arms, composition.alphas, strict=True)
@@ -215,8 +273,14 @@ def read(config: Any) -> Composition:
     base, arms = getattr(config, _BASE, None), getattr(config, _ARMS, None)
     if not isinstance(base, dict) or not isinstance(arms, list) or not arms:
         raise ValueError(
-            f"config.json names the architecture {ARCHITECTURE}, but not its models. Write the directory with "
-            "`genarm-hf compose`."
+            f"config.json names the architecture {config.architectures[0]}, but not its models. Write the directory "
+            "with `genarm-hf compose`."
         )
-    parts = [open_part(place["model"], place["revision"]) for place in (base, *arms)]
-    return Composition(parts[0], tuple(parts[1:]), tuple(float(place["alpha"]) for place in arms))
+    parts = [open_part(place["model"], place["revision"], place.get("base")) for place in (base, *arms)]
+    found = Composition(parts[0], tuple(parts[1:]), tuple(float(place["alpha"]) for place in arms))
+    if found.architecture != config.architectures[0]:
+        raise ValueError(
+            "Reward models with weights of their own have become LoRA adapters since `genarm-hf compose` "
+            "wrote config.json, or the other way round. Write it again."
+        )
+    return found

@@ -5,7 +5,7 @@ vLLM calls the two methods of [`CompositionHook`] in the process that the user s
 """
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -45,6 +45,8 @@ class CompositionHook:
         _fit_length(model_config, composition)
         setattr(model_config.hf_config, _FOUND, _as_dict(composition))
         model_config.model, model_config.revision = composition.base.model, composition.base.revision
+        if is_shared(model_config):
+            _run_uncompiled(model_config)
         own = f"{PROCESSOR}{len(composition.arms)}"
         model_config.logits_processors = [*(model_config.logits_processors or []), own]
         _report_guided_logprobs(model_config)
@@ -74,7 +76,24 @@ def _reasons_against(vllm_config: Any) -> list[str]:
         reasons.append("LoRA requests would change the base alone")
     if load_format not in _LOAD_FORMATS:
         reasons.append(f"`--load-format {load_format}` reads one model; use one of {', '.join(_LOAD_FORMATS)}")
+    if is_shared(vllm_config.model_config):
+        if vllm_config.model_config.quantization is not None:
+            reasons.append("LoRA reward models on quantised weights of the base are not supported")
+        if load_format == "dummy":
+            reasons.append("`--load-format dummy` leaves LoRA reward models out")
     return reasons
+
+
+def is_shared(model_config: Any) -> bool:
+    """Whether reward models are LoRA adapters on the base's weights."""
+    return bool(getattr(model_config.hf_config, _FOUND)["adapters"])
+
+
+def _run_uncompiled(model_config: Any) -> None:
+    """The base runs on more rows than vLLM schedules tokens, which is what it compiles and captures graphs for."""
+    if not model_config.enforce_eager:
+        logger.warning("LoRA reward models on the base's weights run as with `--enforce-eager`: nothing is compiled.")
+        model_config.enforce_eager = True
 
 
 def _fit_length(model_config: Any, composition: Composition) -> None:
@@ -103,16 +122,22 @@ def _report_guided_logprobs(model_config: Any) -> None:
 
 def _as_dict(composition: Composition) -> dict[str, Any]:
     """Plain data: vLLM pickles it, and its hash decides whether compiled code may be used again."""
+    separate = [part for part in composition.arms if part.adapter is None]
     return {
         "base_architecture": architecture(composition.base),
         "alphas": list(composition.alphas),
         "places": [part.place for part in composition.arms],
-        "configs": [part.config.to_dict() | {"architectures": [architecture(part)]} for part in composition.arms],
+        "configs": [part.config.to_dict() | {"architectures": [architecture(part)]} for part in separate],
+        "adapters": [asdict(part.adapter) for part in composition.arms if part.adapter is not None],
     }
 
 
 def found(vllm_config: Any) -> dict[str, Any]:
-    """What the hook found: `base_architecture`, and of each reward model one of `alphas`, `places` and `configs`."""
+    """What the hook found, by name.
+
+    `base_architecture`; `alphas` and `places`, one for each reward model, and so are `configs`, or `adapters` where
+    they are LoRA on the base's weights.
+    """
     return getattr(vllm_config.model_config.hf_config, _FOUND)
 
 

@@ -5,7 +5,7 @@ scheduled, preempted, cached or chunked happens to all at once. Everything of vL
 that a version that lacks it is refused by name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from .rewards import Rewards
 from .weights import load, sources
 
 
-class GenARMForCausalLM(nn.Module):
-    """A base with separate reward models.
+class JointModel(nn.Module):
+    """A base with reward models; subclasses know how these are run.
 
     Args:
         vllm_config: vLLM's configuration, which the hook has completed.
@@ -26,33 +26,24 @@ class GenARMForCausalLM(nn.Module):
 
     Attributes:
         base: the base, with the names it has when it is served alone.
-        arm_names: the attributes that hold the reward models.
+        arm_names: prefixes of the reward models' weights, as they come from vLLM's loader.
         secondary_weights: vLLM's loader reads these after the base's weights.
     """
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__()
-        from vllm.compilation.backends import set_model_tag
         from vllm.model_executor.model_loader.utils import initialize_model
 
-        configs = [for_base(vllm_config), *for_arms(vllm_config)]
-        self.base = initialize_model(configs[0], prefix=prefix)
-        self.arm_names = [f"arm{index}" for index in range(len(configs) - 1)]
-        for name, config in zip(self.arm_names, configs[1:], strict=True):
-            # the tag keeps compiled code of one part from being taken for another's
-            with set_model_tag(name):
-                setattr(self, name, initialize_model(config, prefix=name))
-        self.secondary_weights = sources(found(vllm_config)["places"])
-        self._sizes = [config.model_config.hf_text_config.hidden_size for config in configs]
-        self._vocab_size = configs[0].model_config.hf_text_config.vocab_size
+        config = for_base(vllm_config)
+        self.base = initialize_model(config, prefix=prefix)
+        self._vocab_size = config.model_config.hf_text_config.vocab_size
+        places = found(vllm_config)["places"]
+        self.arm_names = [f"arm{index}" for index in range(len(places))]
+        self._sizes = [config.model_config.hf_text_config.hidden_size, *self._add_arms(vllm_config)]
+        self.secondary_weights = sources(places)
         self._rewards = Rewards.of(vllm_config)
         if not vllm_config.use_v2_model_runner:  # V2 makes processors when it has the model
             self._rewards.require_reader()
-
-    @property
-    def arms(self) -> list[Any]:
-        """The reward models."""
-        return [getattr(self, name) for name in self.arm_names]
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         """The base's embeddings. vLLM asks every model for this method."""
@@ -79,7 +70,7 @@ class GenARMForCausalLM(nn.Module):
         self._rewards.require_reader()
         if inputs_embeds is not None or intermediate_tensors is not None:
             raise NotImplementedError("Guided models take token ids, and run on one pipeline stage.")
-        return torch.cat([model(input_ids, positions) for model in (self.base, *self.arms)], dim=-1)
+        return torch.cat(list(self._run(input_ids, positions)), dim=-1)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """The base's logits; the rewards of the same rows are left for the processor.
@@ -90,14 +81,63 @@ class GenARMForCausalLM(nn.Module):
         Returns:
             `(rows, vocab)`, or None on a rank that does not sample.
         """
-        base, *arms = hidden_states.split(self._sizes, dim=-1)
-        logits = self.base.compute_logits(base.contiguous())
-        rewards = [arm.compute_logits(part.contiguous()) for arm, part in zip(self.arms, arms, strict=True)]
+        logits, *rewards = self._read(hidden_states.split(self._sizes, dim=-1))
         if logits is not None:
             logprobs = [torch.log_softmax(reward, dim=-1, dtype=torch.float32) for reward in rewards]
             self._rewards.put([align(reward, self._vocab_size) for reward in logprobs])
         return logits
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Load the weights of all models; see [`load`]."""
+        """Load the weights of all models.
+
+        Returns:
+            names of the parameters that were loaded.
+        """
+        raise NotImplementedError
+
+    def _add_arms(self, vllm_config: Any) -> list[int]:
+        """Build the reward models.
+
+        Returns:
+            their hidden sizes.
+        """
+        raise NotImplementedError
+
+    def _run(self, input_ids: Tensor | None, positions: Tensor) -> Sequence[Tensor]:
+        """Hidden states of each model, the base's first."""
+        raise NotImplementedError
+
+    def _read(self, hidden_states: Sequence[Tensor]) -> Sequence[Any]:
+        """Logits of each model, the base's first; None for all on a rank that does not sample."""
+        raise NotImplementedError
+
+
+class GenARMForCausalLM(JointModel):
+    """A base with separate reward models, `arm0` and so on."""
+
+    @property
+    def arms(self) -> list[Any]:
+        """The reward models."""
+        return [getattr(self, name) for name in self.arm_names]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """Load them as they come; see [`load`]."""
         return load(dict(zip(self.arm_names, self.arms, strict=True)), self.base, weights)
+
+    def _add_arms(self, vllm_config: Any) -> list[int]:
+        from vllm.compilation.backends import set_model_tag
+        from vllm.model_executor.model_loader.utils import initialize_model
+
+        configs = for_arms(vllm_config)
+        for name, config in zip(self.arm_names, configs, strict=True):
+            # the tag keeps compiled code of one part from being taken for another's
+            with set_model_tag(name):
+                setattr(self, name, initialize_model(config, prefix=name))
+        return [config.model_config.hf_text_config.hidden_size for config in configs]
+
+    def _run(self, input_ids: Tensor | None, positions: Tensor) -> Sequence[Tensor]:
+        return [model(input_ids, positions) for model in (self.base, *self.arms)]
+
+    def _read(self, hidden_states: Sequence[Tensor]) -> Sequence[Any]:
+        models = zip((self.base, *self.arms), hidden_states, strict=True)
+        return [model.compute_logits(part.contiguous()) for model, part in models]

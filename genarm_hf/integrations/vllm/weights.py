@@ -6,17 +6,25 @@ from typing import Any
 
 from torch import Tensor
 
+from ...adapters import ADAPTER_WEIGHTS
+
 
 def sources(places: Iterable[dict[str, Any]]) -> list[Any]:
     """Where vLLM's loader finds the reward models; it reads the base's weights by itself.
 
     Args:
-        places: `model` and `revision` of each.
+        places: `model` and `revision` of each, and `base` of those that are adapters.
     """
     from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
     return [
-        DefaultModelLoader.Source(place["model"], place["revision"], prefix=f"arm{index}.", fall_back_to_pt=False)
+        DefaultModelLoader.Source(
+            place["model"],
+            place["revision"],
+            prefix=f"arm{index}.",
+            fall_back_to_pt=False,
+            allow_patterns_overrides=[ADAPTER_WEIGHTS] if "base" in place else None,
+        )
         for index, place in enumerate(places)
     ]
 
