@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -245,6 +246,7 @@ def _wait(url: str, process: Any, log: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print json."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or the servers would outlive this process
     parser = argparse.ArgumentParser("python -m genarm_hf.benchmarks.serving", description=__doc__)
     parser.add_argument("what", choices=("throughput", "load"))
     parser.add_argument("--requests", type=int, default=32)
