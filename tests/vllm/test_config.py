@@ -124,3 +124,11 @@ def test_a_missing_processor_ends_the_start(composed, monkeypatch):
     monkeypatch.setattr(Rewards, "is_read", property(lambda self: False, lambda self, value: None))
     with pytest.raises(RuntimeError, match="unguided"):
         start(composed)
+
+
+def test_a_server_that_passes_requests_by_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from genarm_hf.integrations.vllm.config import CompositionHook
+
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(ValueError, match="past the checks of plugins"):
+        CompositionHook.verify_and_update_model_config(None)

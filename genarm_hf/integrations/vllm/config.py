@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from .composition import Composition, architecture, check_parts, read
-from .versions import check_version
+from .versions import check_frontend, check_version
 
 logger = logging.get_logger(__name__)
 
@@ -36,6 +36,7 @@ class CompositionHook:
             ValueError: the models cannot be served together, or not in the way that was asked for.
         """
         check_version()
+        check_frontend()
         if model_config.runner_type != "generate" or model_config.convert_type != "none":
             raise ValueError("A composition generates text: leave out `--runner` and `--convert`.")
         if model_config.enable_prompt_embeds:

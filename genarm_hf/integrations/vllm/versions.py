@@ -23,15 +23,24 @@ def check_version() -> None:
         )
 
 
+def check_frontend() -> None:
+    """Refuse a server that would not ask the plugin about requests.
+
+    Raises:
+        ValueError: requests would reach the engine unchecked.
+    """
+    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0":
+        raise ValueError("VLLM_USE_RUST_FRONTEND takes requests past the checks of plugins: unset it.")
+
+
 def check_plugin() -> None:
     """Refuse to start where vLLM would not find the plugin, or would not ask it about requests.
 
     Raises:
         ImportError: it would call the architecture unknown.
-        ValueError: requests would reach the engine unchecked.
+        ValueError: as [`check_frontend`].
     """
-    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0":
-        raise ValueError("VLLM_USE_RUST_FRONTEND takes requests past the checks of plugins: unset it.")
+    check_frontend()
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and _PLUGIN not in allowed.split(","):
         raise ImportError(f"VLLM_PLUGINS={allowed!r} leaves the plugin out: add {_PLUGIN!r}, or unset the variable.")
