@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,10 @@ def blocks(text: str) -> list[tuple[int, str]]:
 def installed(requirement: str) -> bool:
     """Whether `package>=version` is."""
     wanted = Requirement(requirement)
-    return wanted.specifier.contains(version(wanted.name), prereleases=True)
+    try:
+        return wanted.specifier.contains(version(wanted.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
 
 
 def anchors(text: str) -> set[str]:

@@ -144,7 +144,11 @@ def _read(folder: Path) -> "Composition":
     if not is_composition(folder):
         raise UsageError(f"{str(folder)!r} is not a folder that `genarm-hf compose` wrote.")
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    composition = read(PreTrainedConfig(**{key: value for key, value in fields.items() if key.startswith("genarm_")}))
+    composition = read(
+        PreTrainedConfig(
+            **{key: value for key, value in fields.items() if key.startswith("genarm_") or key == "architectures"}
+        )
+    )
     check_parts(composition.base, composition.arms)
     return composition
 
