@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -154,6 +156,8 @@ def test_beams_feed_every_token_once() -> None:
 
 @pytest.mark.parametrize("draft", ["reward model", "small base", "prompt lookup"])
 def test_speculation_feeds_what_is_drafted_and_one_token_a_round(draft: str) -> None:
+    if draft == "prompt lookup" and Version(transformers.__version__) < Version("5.15"):
+        pytest.skip("prompt lookup of this transformers fails without an id that ends the text")
     base, arm, small = llama(), drafting(llama(1), 4), drafting(llama(), 4)
     prompt = prompts(1, 9)
     prompt["input_ids"][0, 4:8] = prompt["input_ids"][0, :4]
