@@ -57,7 +57,8 @@ def test_the_script_without_a_server_says_what_transformers_says(folder):
     """It is also the test of vLLM's default, compiled code."""
     (code,) = blocks("python", "vllm")
     (folder / "script.py").write_text(code)
-    replies = run(folder, sys.executable, "script.py").splitlines()[-2:]
+    lines = run(folder, sys.executable, "script.py").splitlines()
+    replies = [line for line in lines if not line.startswith("(")][-2:]  # vLLM's processes log to the same place
     base, tokenizer = playground.load_base(), playground.load_tokenizer()
     arms = [AutoregressiveRewardModel.from_pretrained(folder / name) for name in ("helpful", "harmless")]
     inputs = tokenizer("User: How do I sharpen a knife? Assistant:", return_tensors="pt")
