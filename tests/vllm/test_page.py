@@ -58,7 +58,7 @@ def test_the_script_without_a_server_says_what_transformers_says(folder):
     (code,) = blocks("python", "vllm")
     (folder / "script.py").write_text(code)
     lines = run(folder, sys.executable, "script.py").splitlines()
-    replies = [line for line in lines if not line.startswith("(")][-2:]  # vLLM's processes log to the same place
+    replies = [line.strip() for line in lines if not line.startswith("(")][-2:]  # vLLM's processes log there too
     base, tokenizer = playground.load_base(), playground.load_tokenizer()
     arms = [AutoregressiveRewardModel.from_pretrained(folder / name) for name in ("helpful", "harmless")]
     inputs = tokenizer("User: How do I sharpen a knife? Assistant:", return_tensors="pt")
@@ -67,5 +67,5 @@ def test_the_script_without_a_server_says_what_transformers_says(folder):
         for alpha in (0.2, 2.0)
     ]
     length = inputs["input_ids"].shape[1]
-    assert replies == [tokenizer.decode(ids[0, length:], skip_special_tokens=True) for ids in expected]
+    assert replies == [tokenizer.decode(ids[0, length:], skip_special_tokens=True).strip() for ids in expected]
     assert replies[0] != replies[1]
