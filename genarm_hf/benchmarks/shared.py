@@ -127,17 +127,16 @@ def mixed_batch(base: Any, arms: Sequence[Any]) -> Callable[..., Any]:
     from peft import get_peft_model
 
     for index, arm in enumerate(arms):
-        rank = arm.peft_config["default"].r
-        if not index:
-            model = get_peft_model(model, lora_config(rank), "arm0", autocast_adapter_dtype=False)
+        adapter = (f"arm{index}", lora_config(arm.peft_config["default"].r))
+        if index:
+            model.add_adapter(*adapter)
         else:
-            model.add_adapter(f"arm{index}", lora_config(rank), autocast_adapter_dtype=False)
+            model = get_peft_model(model, adapter[1], adapter[0])
     own = dict(model.named_parameters())
-    with torch.no_grad():
-        for index, arm in enumerate(arms):
-            for name, parameter in arm.named_parameters():
-                if "lora_" in name:
-                    own[name.replace(".default.", f".arm{index}.")].copy_(parameter)
+    for index, arm in enumerate(arms):
+        for name, parameter in arm.named_parameters():
+            if "lora_" in name:  # PEFT makes adapters float32 by itself
+                own[name.replace(".default.", f".arm{index}.")].data = parameter.detach().clone()
     return model.eval().generate
 
 
