@@ -185,9 +185,11 @@ def compare(values: ArrayLike, others: ArrayLike, tolerance: float = 0.0) -> Arr
             "`values` and `others` must have one shape and `tolerance` be at least 0, got "
             f"{np.shape(values)}, {np.shape(others)} and {tolerance}."
         )
-    difference = np.asarray(values, dtype=np.float64) - np.asarray(others, dtype=np.float64)
-    outcome = np.where(np.abs(difference) <= tolerance, 0.0, np.sign(difference))
-    return np.where(np.isnan(difference), np.nan, outcome)
+    one, other = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # of infinite scores, which may be equal
+        difference = one - other
+        tied = (one == other) | (np.abs(difference) <= tolerance)
+    return np.where(tied, 0.0, np.sign(difference))
 
 
 def win_rates(outcomes: ArrayLike, **options: Any) -> WinRates:

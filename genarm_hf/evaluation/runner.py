@@ -62,7 +62,7 @@ def run(
         length: tokens of a prompt, for `batch_tokens`: those it has and those it gets.
         columns: names of columns that the system wants too, each as a list (an `alpha` for each row, say).
         settings: anything json can hold that decides the replies: model, alpha, temperature. A run does not go on
-            under others.
+            under others. They are added to `system.settings`, which ready-made systems have.
         progress: told of samples done and of all, once at the start and after each batch.
 
     Returns:
@@ -77,6 +77,7 @@ def run(
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1, got {samples}.")
     batches = _batches(rows, batch_size, batch_tokens, length)
+    settings = {**getattr(system, "settings", {}), **(settings or {})}
     manifest = _manifest(rows, settings, name, seed, samples, (batch_size, batch_tokens), columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _opened(path) as file:
@@ -300,7 +301,7 @@ def _bytes(value: Any) -> bytes:
 
 def _manifest(
     rows: list[Row],
-    settings: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
     name: str,
     seed: int,
     samples: int,
@@ -316,7 +317,7 @@ def _manifest(
         "batch_size": batch[0],
         "batch_tokens": batch[1],
         "columns": list(columns),
-        "settings": dict(settings or {}),
+        "settings": dict(settings),
         "prompts": {"count": len(rows), "sha256": hashlib.sha256(content).hexdigest()},
         "versions": {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES},
     }

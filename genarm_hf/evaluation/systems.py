@@ -1,6 +1,7 @@
 """Ready-made systems for [`run`]: a model guided or alone, and any decoder on ids."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 from ..decoding.guided_model import GuidedModel, guide
 from ..guidance import token_logprobs
 from ..scoring import evaluating, read_logits, right_pad
-from .runner import System
 
 
 def guided(
@@ -20,7 +20,7 @@ def guided(
     *,
     keep_ids: bool = False,
     **generate_kwargs: Any,
-) -> System:
+) -> "ModelSystem":
     """A model, guided or alone, as a system.
 
     Args:
@@ -50,7 +50,8 @@ def guided(
             own["reward_inputs"] = [_templated(tokenizer, prompts, one, model.device) for one in templates]
         return policy.generate(**inputs, **own, **generate_kwargs)
 
-    return _system(model, tokenizer, decode, keep_ids)
+    settings = _plain({"model": model, "reward_models": listed if arms else [], "alpha": alpha, **generate_kwargs})
+    return ModelSystem(model, tokenizer, decode, keep_ids, settings)
 
 
 def from_decoder(
@@ -61,7 +62,7 @@ def from_decoder(
     *,
     keep_ids: bool = False,
     **decode_kwargs: Any,
-) -> System:
+) -> "ModelSystem":
     """A decoder on ids as a system, as `genarm_hf.baselines` has them.
 
     Args:
@@ -78,26 +79,65 @@ def from_decoder(
         own = {} if alpha is None else {"alpha": alpha}
         return decode(model, reward, inputs["input_ids"], inputs["attention_mask"], **own, **decode_kwargs)
 
-    return _system(model, tokenizer, run, keep_ids)
+    settings = _plain({"decoder": decode, "model": model, "reward": reward, **decode_kwargs})
+    return ModelSystem(model, tokenizer, run, keep_ids, settings)
 
 
-def _system(model: Any, tokenizer: Any, decode: Callable[..., Tensor], keep_ids: bool) -> System:
-    """Text in, text out, around a decoder on ids; whatever it draws comes from the seed, and nothing else changes."""
+@dataclass(frozen=True)
+class ModelSystem:
+    """Text in, text out, around a decoder on ids; whatever it draws comes from the seed, and nothing else changes.
 
-    def system(prompts: list[Any], seed: int, alpha: Sequence[Any] | None = None) -> list[dict[str, Any]]:
-        inputs = encode(tokenizer, prompts, model.device)
-        devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.no_grad():
+    Attributes:
+        model: whose device ids go to.
+        tokenizer: its tokenizer.
+        decode: `decode(prompts, inputs, alpha)` to sequences that begin with `inputs["input_ids"]`.
+        keep_ids: whether samples have `reply_ids`.
+        settings: what decides its replies, for the manifest of [`run`].
+    """
+
+    model: Any
+    tokenizer: Any
+    decode: Callable[..., Tensor]
+    keep_ids: bool
+    settings: dict[str, Any]
+
+    def __call__(self, prompts: list[Any], seed: int, alpha: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+        """Reply to a batch of prompts.
+
+        Args:
+            prompts: texts or lists of messages.
+            seed: that everything is drawn from.
+            alpha: for each prompt, a number or one a reward model.
+
+        Returns:
+            for each prompt `reply` and `tokens`, and `reply_ids` where they are kept.
+        """
+        device = self.model.device
+        inputs = encode(self.tokenizer, prompts, device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(seed)
-            sequences = decode(prompts, inputs, alpha)
-        replies = [_drawn(ids, model, tokenizer) for ids in sequences[:, inputs["input_ids"].shape[1] :].tolist()]
-        texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
-        ids = [{"reply_ids": reply} if keep_ids else {} for reply in replies]
-        return [
-            {"reply": text, "tokens": len(reply)} | own for text, reply, own in zip(texts, replies, ids, strict=True)
-        ]
+            sequences = self.decode(prompts, inputs, alpha)
+        new = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        replies = [_drawn(ids, self.model, self.tokenizer) for ids in new]
+        texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
+        samples = [{"reply": text, "tokens": len(ids)} for text, ids in zip(texts, replies, strict=True)]
+        if self.keep_ids:
+            samples = [sample | {"reply_ids": ids} for sample, ids in zip(samples, replies, strict=True)]
+        return samples
 
-    return system
+
+def _plain(value: Any) -> Any:
+    """A setting as json has it; models and functions by their names."""
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, Tensor):
+        return value.tolist()
+    name = getattr(value, "name_or_path", None) or getattr(value, "__qualname__", None)
+    return name if isinstance(name, str) else type(value).__name__
 
 
 def encode(tokenizer: Any, prompts: Sequence[Any], device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -239,7 +239,7 @@ def test_other_refusals_are_failures_of_the_pair():
 
 
 def test_replies_are_not_read_as_templates():
-    verdict, asked = ask(lambda body, number: "[[C]]", a="{reply_b} {prompt} \\1", b="unseen")
+    _, asked = ask(lambda body, number: "[[C]]", a="{reply_b} {prompt} \\1", b="unseen")
     assert "{reply_b} {prompt} \\1\n[End of the reply of assistant A]" in asked[0]["messages"][0]["content"]
 
 

@@ -84,8 +84,11 @@ def test_bootstrap_draws_what_enumeration_lists():
     exact = every_resample(values)
     for confidence in (0.5, 0.8, 0.95):
         interval = bootstrap_interval(values, confidence=confidence, resamples=40_000)
-        low, high = np.quantile(exact, [(1 - confidence) / 2, (1 + confidence) / 2])
-        assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.06)
+        # means come in steps: the share of them below is what must agree
+        below, above = np.mean(np.array(exact) < interval.low - 1e-9), np.mean(np.array(exact) > interval.high + 1e-9)
+        assert max(below, above) <= (1 - confidence) / 2 + 0.01
+        inside = np.mean((np.array(exact) > interval.low + 1e-9) & (np.array(exact) < interval.high - 1e-9))
+        assert inside <= confidence + 0.02
     assert (interval.mean, interval.count) == (pytest.approx(values.mean()), 6)
 
 
@@ -176,7 +179,8 @@ def test_other_outcomes_are_refused(outcomes):
 
 def test_scores_are_compared_with_tolerance():
     assert compare([1.0, 1.1, 1.3], [1.2, 1.2, 1.2], tolerance=0.1 + 1e-9).tolist() == [-1, 0, 0]
-    assert np.isnan(compare([np.nan, np.inf], [1.0, np.inf])).tolist() == [True, True]
+    found = compare([np.nan, np.inf, -np.inf, -np.inf], [1.0, np.inf, np.inf, 0.0])
+    assert np.isnan(found[0]) and found[1:].tolist() == [0, -1, -1]
     with pytest.raises(ValueError, match="one shape"):
         compare([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="`tolerance`"):

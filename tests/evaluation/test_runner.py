@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genarm_hf.evaluation import read, run
+from genarm_hf.evaluation import read, run, runner
 from genarm_hf.evaluation.runner import _batches, as_rows, batch_seed
 
 PROMPTS = [f"prompt {index} é\u2028\n" for index in range(7)]
@@ -57,7 +58,7 @@ def test_a_file_cut_at_any_byte_is_completed(tmp_path, whole):
     for size in sorted({0, 1, len(whole), *ends, *(end + 1 for end in ends), *range(40, len(whole), 61)}):
         path.write_bytes(whole[:size])
         calls = []
-        go(path, system=lambda prompts, seed: calls.append(prompts) or system(prompts, seed))
+        go(path, system=lambda prompts, seed, calls=calls: calls.append(prompts) or system(prompts, seed))
         assert path.read_bytes() == whole, size
         done = whole[:size].count(b"\n")
         # samples of 7 prompts in batches of 3, 3 and 1
@@ -156,7 +157,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, whole, monkeypatch):
 def test_another_run_is_refused_with_the_difference(tmp_path, whole, changes, shown):
     with pytest.raises(ValueError, match="is of another run") as error:
         go(tmp_path / "whole.jsonl", **changes)
-    assert __import__("re").search(shown, str(error.value)), str(error.value)
+    assert re.search(shown, str(error.value)), str(error.value)
     assert (tmp_path / "whole.jsonl").read_bytes() == whole
 
 
@@ -173,15 +174,15 @@ def test_a_line_that_no_kill_broke_is_an_error(tmp_path, whole):
         go(tmp_path / "whole.jsonl")
 
 
-def test_other_versions_are_told(tmp_path, whole, caplog, monkeypatch):
-    import logging
-
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+def test_other_versions_are_told(tmp_path, whole, monkeypatch):
     beside = tmp_path / "whole.manifest.json"
     manifest = json.loads(beside.read_text())
     manifest["versions"]["torch"] = "1.0"
     beside.write_text(json.dumps(manifest))
+    told = []
+    monkeypatch.setattr(runner.logger, "warning", told.append)
     go(tmp_path / "whole.jsonl")
+    assert len(told) == 1 and 'torch: "1.0" -> ' in told[0]
     assert (tmp_path / "whole.jsonl").read_bytes() == whole
 
 
@@ -205,7 +206,7 @@ def test_columns_reach_the_system_and_failures_are_lines(tmp_path):
     def dial(prompts, seed, alpha):
         return [
             {"reply": None, "error": "too long"} if one > 1 else f"{prompt} at {one}"
-            for prompt, one in zip(prompts, alpha)
+            for prompt, one in zip(prompts, alpha, strict=True)
         ]
 
     lines = go(tmp_path / "out.jsonl", system=dial, prompts=rows, columns=["alpha"], samples=1)
@@ -277,7 +278,7 @@ def test_broken_text_does_not_end_a_run(tmp_path):
 def test_seeds_differ_and_stay():
     seeds = {batch_seed(seed, sample, [first]) for seed in range(5) for sample in range(5) for first in range(5)}
     assert len(seeds) == 125 and all(0 <= seed < 2**31 for seed in seeds)
-    assert batch_seed(0, 0, [0, "a"]) == 1079131475
+    assert batch_seed(0, 0, [0, "a"]) == 2133457289  # files of earlier versions go on
 
 
 def test_progress_and_folders(tmp_path):

@@ -1,5 +1,7 @@
 """Ready-made systems reply as `generate()` does, from their seed alone."""
 
+import json
+
 import pytest
 import torch
 
@@ -97,6 +99,25 @@ def test_kept_ids_give_the_divergence(base, arm, tokenizer):
         assert found_base == pytest.approx(plain[0, places, targets].tolist(), abs=1e-4)
         assert len(found) == line["tokens"] == len(line["reply_ids"])
         assert log_ratios([found], [found_base])[0] == pytest.approx(sum(found) - sum(found_base))
+
+
+def test_settings_go_into_the_manifest_and_guard_the_run(base, arm, tokenizer, tmp_path):
+    path = tmp_path / "out.jsonl"
+    run(guided(base, tokenizer, arm, alpha=0.5, **SAMPLING), PROMPTS, path, name="guided", settings={"arm": "v1"})
+    found = json.loads((tmp_path / "out.manifest.json").read_text())["settings"]
+    assert (
+        found
+        == {"model": "LlamaForCausalLM", "reward_models": ["LlamaForCausalLM"], "alpha": 0.5, "arm": "v1"} | SAMPLING
+    )
+    with pytest.raises(ValueError, match=r"settings.alpha: 0.5 -> \[0.25\]"):
+        other = guided(base, tokenizer, [arm], alpha=torch.tensor([0.25]), **SAMPLING)
+        run(other, PROMPTS, path, name="guided", settings={"arm": "v1"})
+    assert from_decoder(tiny, base, tokenizer, arm, k=(1, 2)).settings == {
+        "decoder": "tiny",
+        "model": "LlamaForCausalLM",
+        "reward": "LlamaForCausalLM",
+        "k": [1, 2],
+    }
 
 
 def test_tokens_end_with_the_text(tokenizer):
