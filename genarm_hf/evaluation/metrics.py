@@ -215,7 +215,8 @@ def win_rates(outcomes: ArrayLike, **options: Any) -> WinRates:
             "`outcomes` must be 1 (won), 0 (tied), -1 (lost) or NaN (no verdict), with one verdict at least."
         )
     shares = (np.where(known, share, np.nan) for share in (array == 1, array == 0, array == -1, (array + 1) / 2))
-    return WinRates(*(bootstrap_interval(share, **options) for share in shares), failed=int((~known).sum()))
+    win, tie, loss, win_rate = (bootstrap_interval(share, **options) for share in shares)
+    return WinRates(win, tie, loss, win_rate, failed=int((~known).sum()))
 
 
 def gap_recovered(values: ArrayLike, floor: ArrayLike, ceiling: ArrayLike, **options: Any) -> Interval:

@@ -46,7 +46,7 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
         5.0
     """
     array = _points(points, "points")
-    corner = _points([reference], "reference")[0]
+    corner = _points(np.atleast_2d(np.asarray(reference)), "reference")[0]
     if len(corner) != array.shape[1]:
         raise ValueError(f"`reference` must have {array.shape[1]} objectives like `points`, got {len(corner)}.")
     return float(_moocore().hypervolume(array, ref=corner, maximise=True))
@@ -79,7 +79,9 @@ def inverted_generational_distance(points: ArrayLike, front: ArrayLike, plus: bo
 def _points(points: ArrayLike, name: str) -> NDArray[np.float64]:
     array = np.asarray(points, dtype=np.float64)
     if array.ndim != 2 or not array.size or not np.isfinite(array).all():
-        raise ValueError(f"`{name}` must be finite numbers, one row a point and one column an objective, got {points}.")
+        raise ValueError(
+            f"`{name}` must be finite numbers, one row a point and one column an objective, got {points!r}."
+        )
     return array
 
 

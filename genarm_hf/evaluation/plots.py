@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 _COLOR = "#1f5a99"
 _COLORS = (_COLOR, "#c9741a", "#5b8c3a", "#8a4a8f", "#7a7a7a", "#b03a3a", "#2a9d9d", "#9d8b2a")
 # Okabe and Ito's, told apart by all kinds of colour vision; without their yellow, which is no colour for letters
@@ -239,27 +241,45 @@ def _place_labels(figure: Any, axes: Any, labels: Iterable[tuple[str, tuple[floa
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()  # axes have their places from here on
     labels = sorted(labels, key=lambda label: -label[3])
-    taken = [_box(axes.transData.transform(point), 4) for _, point, _, _ in labels]
+    points = [axes.transData.transform(point) for _, point, _, _ in labels]
+    taken = [np.concatenate([at - 3, at + 3])[None] for at in points] + _lines(axes)
     for text, point, color, size in labels:
         note = axes.annotate(text, point, color=color, fontsize=size, textcoords="offset points", xytext=(7, 5))
+        note.set_bbox({"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.6})
         found = []
         for dx, dy in _PLACES:
-            note.set(position=(dx, dy), ha="left" if dx > 0 else "right" if dx < 0 else "center")
+            _move(note, dx, dy)
             box = note.get_window_extent(renderer)
-            outside = not (axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1))
-            overlaps = sum(box.overlaps(other) for other in taken)
-            found.append((overlaps + 2 * outside, len(found), (dx, dy), box))
+            found.append((_conflicts(box, np.concatenate(taken), axes.bbox), len(found), (dx, dy), box))
             if not found[-1][0]:
                 break
-        _, _, (dx, dy), box = min(found, key=lambda one: one[:2])
-        note.set(position=(dx, dy), ha="left" if dx > 0 else "right" if dx < 0 else "center")
-        taken.append(box)
+        _, _, place, box = min(found, key=lambda one: one[:2])
+        _move(note, *place)
+        taken += [np.array([box.extents])] * 50  # no label lies on another where it can lie on a line
 
 
-def _box(center: Sequence[float], half: float) -> Any:
-    from matplotlib.transforms import Bbox
+def _move(note: Any, dx: float, dy: float) -> None:
+    note.set(position=(dx, dy), ha="left" if dx > 0 else "right" if dx < 0 else "center")
 
-    return Bbox([[center[0] - half, center[1] - half], [center[0] + half, center[1] + half]])
+
+def _conflicts(box: Any, taken: Any, inside: Any) -> int:
+    """How many of the boxes `(n, 4)` a label lies on; as good as all where it leaves the axes."""
+    left, bottom, right, top = box.extents
+    over = (taken[:, 0] < right) & (taken[:, 2] > left) & (taken[:, 1] < top) & (taken[:, 3] > bottom)
+    outside = not (inside.contains(left, bottom) and inside.contains(right, top))
+    return int(over.sum()) + outside * 1000
+
+
+def _lines(axes: Any) -> list[Any]:
+    """Small boxes `(n, 4)` along the lines that join points, in pixels."""
+    boxes = [np.empty((0, 4))]
+    for line in axes.lines:
+        corners = axes.transData.transform(np.asarray(line.get_xydata(), dtype=float))
+        if line.get_linestyle() != "None" and len(corners) > 1:
+            share = np.linspace(0, 1, 40)[:, None, None]
+            along = (corners[:-1] + share * np.diff(corners, axis=0)).reshape(-1, 2)
+            boxes.append(np.concatenate([along - 1, along + 1], 1))
+    return boxes
 
 
 def plot_benchmark(suite: str, rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
