@@ -46,7 +46,7 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
         5.0
     """
     array = _points(points, "points")
-    corner = _points(np.atleast_2d(np.asarray(reference)), "reference")[0]
+    corner = _points(np.asarray(reference)[None], "reference")[0]
     if len(corner) != array.shape[1]:
         raise ValueError(f"`reference` must have {array.shape[1]} objectives like `points`, got {len(corner)}.")
     return float(_moocore().hypervolume(array, ref=corner, maximise=True))
