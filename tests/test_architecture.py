@@ -17,7 +17,7 @@ LAYERS = (
     ("configuration_genarm",),
     ("guidance",),
     ("vocabulary",),
-    ("adapters", "loading", "model_card", "modeling_genarm", "saving", "scoring"),
+    ("adapters", "loading", "model_card", "modeling_genarm", "modeling_implicit", "saving", "scoring"),
     ("decoding",),
     ("training",),
     ("baselines",),
@@ -44,6 +44,7 @@ LATE = {
     "peft",
     "requests",
     "starlette",
+    "trl",
     "uvicorn",
 }
 
