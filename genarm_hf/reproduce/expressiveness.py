@@ -1,0 +1,240 @@
+"""Claim 5: token-level guidance loses nothing in expressiveness. Exactly, on worlds that can be enumerated.
+
+Three statements must be kept apart, and each is measured here without sampling (`worlds`):
+
+- **The theorem**: for every reward of whole texts there is an ARM that guides the base to the optimum of the
+  KL-regularised objective, token by token. It is constructed, and its distance to the optimum is rounding.
+- **What training finds**: with infinite data, the paper's loss leads to `log pi_r(y|x) = reward(y) + constant`, and no
+  other ARM. Reweighting whole texts by it, `base * pi_r**alpha / Z`, is the optimum.
+- **What decoding makes of it**: normalising every token instead gives another distribution, whose distance to the
+  optimum does not vanish with training. It is zero if `alpha log pi_r(v|s) = U(sv) - U(s) + c(s)` for the soft value
+  `U(s) = log E_base exp(alpha reward)` of a prefix and some `c` whose sum is the same for all texts
+  (docs/concepts/guidance.md): texts of one token, or a base that is uniform and alpha 1.
+
+The gap can be closed in training: with `log pi_guided(y) - log pi_base(y)` as the reward in the same loss (DPO, arXiv
+2305.18290, with the guided base as its policy), the minimum is an ARM of the theorem, for the alpha of the training.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import worlds
+from .figures import Panel, draw_panels
+from .lab import Lab
+from .samples import SAMPLES, Row, Sample, collect, summarise
+from .worlds import Tables
+
+TITLE = "Expressiveness: what token-level guidance can reach, and what training makes it reach"
+CLAIM = (
+    "For any reward of whole texts some ARM guides a frozen base, token by token, to the optimum of the KL-regularised "
+    "objective (theorem); how far trained ARMs are from it is left open."
+)
+
+ALPHAS = (0.5, 1.0, 2.0)
+ORDERS = (0, 1, 2)  # an ARM that sees its position and so many tokens before
+PAIRS = (100, 1000, 10_000)
+_RATE = 0.1
+_REWARDS = ("independent", "additive")
+_TRAINED = ("trained", "trained through the policy")
+_GUIDED, _REWEIGHTED, _SHARE = "guided to optimum", "reweighted to optimum", "share of gain"
+_DISTANCES = (_GUIDED, _REWEIGHTED, "guided to reweighted", "base to optimum", _SHARE)
+_COMMON = (4, 4)
+_FINAL = "Distances in nats when training has ended (4 tokens, texts of 4)"
+_SHAPES = "Larger and smaller worlds, when training has ended"
+_CURVES = "As training goes on (4 tokens, texts of 4)"
+_LINES = (
+    ("trained as in the paper, guided", "trained", _GUIDED),
+    ("trained as in the paper, whole texts reweighted", "trained", _REWEIGHTED),
+    ("trained through the policy, guided", "trained through the policy", _GUIDED),
+)
+
+
+def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
+    """Train ARMs on random worlds and measure exact distances."""
+    samples = collect(output / SAMPLES, _cells(lab.fast), _measure, progress)
+    final = [one for one in samples if one["step"] in (0, one["steps"])]
+    common = [one for one in samples if (one["vocab"], one["length"]) == _COMMON]
+    return [
+        *_rows([one for one in final if one in common], ("reward", "arm", "alpha", "step"), _FINAL),
+        *_rows([o for o in final if o["arm"] in _TRAINED], ("vocab", "length", "reward", "arm", "alpha"), _SHAPES),
+        *_rows([o for o in common if o["arm"] in _TRAINED], ("reward", "arm", "alpha", "step"), _CURVES),
+    ]
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """What the distances say."""
+    final = {
+        (row["where"]["arm"], row["where"]["reward"], row["where"]["alpha"]): row["values"]
+        for row in rows
+        if row["table"] == _FINAL
+    }
+
+    def left(arm: str, field: str, form: str, reward: str = "independent") -> str:
+        values = [final[arm, reward, alpha][field]["mean"] for alpha in ALPHAS]
+        return " / ".join(form.format(value) for value in values)
+
+    at = " / ".join(f"{alpha:g}" for alpha in ALPHAS)
+    theorem = max(final["of the theorem", reward, alpha][_GUIDED]["high"] for reward in _REWARDS for alpha in ALPHAS)
+    paper, policy = _TRAINED
+    return [
+        f"The theorem holds: the ARM that it constructs guides to the optimum within {theorem:.0e} nats (rounding).",
+        f"The paper's loss leads to another ARM. At alpha {at}, reweighting whole texts by it is the optimum up to "
+        f"{left(paper, _REWEIGHTED, '{:.0e}')} nats, while guidance token by token stays {left(paper, _GUIDED, '{:.3f}')} "
+        f"nats away with independent rewards, {left(paper, _GUIDED, '{:.3f}', 'additive')} with additive ones.",
+        f"It reaches {left(paper, _SHARE, '{:.1%}')} of the gain in the objective that the optimum has over the base "
+        f"({left(paper, _SHARE, '{:.1%}', 'additive')} with additive rewards); an untrained ARM, which sharpens the base, "
+        f"{left('untrained', _SHARE, '{:.0%}')}.",
+        "Trained through the guided policy (the same pairs and the same loss, with log pi_guided - log pi_base as the "
+        f"reward), an ARM reaches the optimum token by token: {left(policy, _GUIDED, '{:.0e}')} nats. Its alpha is then "
+        "fixed in training, and training reads the base.",
+        "An ARM that is short of the optimum of its loss costs more than decoding token by token does. From the optimum "
+        f"by reweighting and by guidance: with 100 pairs {left('100 pairs', _REWEIGHTED, '{:.2f}')} and "
+        f"{left('100 pairs', _GUIDED, '{:.2f}')} nats; with 10000 pairs {left('10000 pairs', _REWEIGHTED, '{:.3f}')} and "
+        f"{left('10000 pairs', _GUIDED, '{:.3f}')}; if it sees no token before, "
+        f"{left('sees 0 tokens', _REWEIGHTED, '{:.2f}')} and {left('sees 0 tokens', _GUIDED, '{:.2f}')}.",
+    ]
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Distance to the optimum as training goes on, and against the reweighting of whole texts."""
+    curves = [row for row in rows if row["table"] == _CURVES and row["where"]["reward"] == "independent"]
+    panels = []
+    for alpha in ALPHAS:
+        panel = Panel(f"alpha {alpha:g}", "steps of exact gradient", "KL to the optimum (nats)", "log", "log")
+        for label, arm, field in _LINES:
+            chosen = [r for r in curves if (r["where"]["arm"], r["where"]["alpha"]) == (arm, alpha)]
+            panel.lines[label] = [(row["where"]["step"], row["values"][field]) for row in chosen]
+        panels.append(panel)
+    draw_panels(panels, path)
+
+
+def _rows(samples: Sequence[Sample], by: Sequence[str], table: str) -> list[Row]:
+    return summarise(samples, by, _DISTANCES, units=("world",), table=table)
+
+
+def _cells(fast: bool) -> list[dict[str, Any]]:
+    """Worlds: shape, kind of reward, seed, and steps of training."""
+    shapes = [(4, 3), (4, 4)] if fast else [(4, 3), (4, 4), (4, 5), (8, 3)]
+    number, steps = (6, 256) if fast else (20, 512)
+    return [
+        {"vocab": vocab, "length": length, "reward": reward, "world": world, "steps": steps}
+        for vocab, length in shapes
+        for reward in _REWARDS
+        for world in range(number if (vocab, length) == _COMMON else number // 2)
+    ]
+
+
+def _measure(cell: Mapping[str, Any]) -> Iterator[Sample]:
+    """All ARMs of a world, each measured at every alpha it is for."""
+    base = worlds.random_tables(cell["vocab"], cell["length"], seed=cell["world"])
+    rewards = rewards_of(cell["reward"], cell["vocab"], cell["length"], seed=cell["world"] + 1_000_000)
+    pairs = worlds.preferences(worlds.text_logprobs(base), rewards)
+    steps = cell["steps"]
+    for alpha in ALPHAS:
+        yield _sample("of the theorem", 0, alpha, base, worlds.exact_arm(base, rewards, alpha), rewards)
+    for step, arm in trained(base, pairs, steps):
+        yield from (_sample("trained" if step else "untrained", step, alpha, base, arm, rewards) for alpha in ALPHAS)
+    for alpha in ALPHAS:
+        for step, arm in trained(base, pairs, steps, through=alpha):
+            if step:
+                yield _sample("trained through the policy", step, alpha, base, arm, rewards)
+    if (cell["vocab"], cell["length"]) != _COMMON:
+        return
+    for order in ORDERS:
+        *_, (step, arm) = trained(base, pairs, steps, order=order)
+        yield from (_sample(f"sees {order} tokens", step, alpha, base, arm, rewards) for alpha in ALPHAS)
+    for number in PAIRS:
+        *_, (step, arm) = trained(base, worlds.sampled(pairs, number, cell["world"]), steps, decay=1e-2)
+        yield from (_sample(f"{number} pairs", step, alpha, base, arm, rewards) for alpha in ALPHAS)
+
+
+def rewards_of(kind: str, vocab: int, length: int, seed: int) -> Tensor:
+    """Rewards of all texts with variance 1: independent numbers, or sums of independent points of tokens.
+
+    Args:
+        kind: "independent", the worst case, in which nothing is known of a text before its end; or "additive", in which
+            a token's points depend on its position alone.
+        vocab: tokens.
+        length: of texts.
+        seed: of the numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "independent":
+        return torch.randn(vocab**length, generator=generator, dtype=torch.float64)
+    points = torch.randn(length, vocab, generator=generator, dtype=torch.float64) / length**0.5
+    return worlds.text_logprobs([row.expand(vocab**t, vocab) for t, row in enumerate(points)])
+
+
+def trained(
+    base: Tables,
+    pairs: Tensor,
+    steps: int,
+    through: float | None = None,
+    order: int | None = None,
+    decay: float = 0.0,
+) -> Iterator[tuple[int, Tables]]:
+    """An ARM as its training goes on: by the exact gradient of the expected loss, from a copy of the base.
+
+    Args:
+        base: tables of the base.
+        pairs: probability of each pair, `(texts, texts)`, as `worlds.preferences` gives it.
+        steps: of Adam, with a rate that falls to 0.
+        through: train the guided policy's reward at this alpha, instead of the ARM's log-probability.
+        order: tokens that the ARM sees besides its position. None: all.
+        decay: of weights, for finitely many pairs.
+
+    Yields:
+        Number of steps, a power of 2 or the last, and the ARM's tables.
+    """
+    logits = [_start(table, t, order) for t, table in enumerate(base)]
+    optimizer = torch.optim.AdamW(logits, lr=_RATE, betas=(0.9, 0.99), weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    log_base = worlds.text_logprobs(base)
+    for step in range(steps + 1):
+        arm = [_seen(table, base[t].shape[0]).log_softmax(-1) for t, table in enumerate(logits)]
+        if step in (0, steps) or step & (step - 1) == 0:
+            yield step, [table.detach() for table in arm]
+        if step == steps:
+            return
+        rewards = worlds.text_logprobs(arm)
+        if through is not None:
+            rewards = (worlds.text_logprobs(worlds.guided(base, arm, through)) - log_base) / through
+        optimizer.zero_grad()
+        rewards.backward(worlds.preference_gradient(rewards.detach(), pairs))
+        optimizer.step()
+        schedule.step()
+
+
+def _start(table: Tensor, position: int, order: int | None) -> Tensor:
+    """The base's logits, averaged over what the ARM does not see."""
+    vocab = table.shape[-1]
+    seen = vocab ** (position if order is None else min(order, position))
+    return table.view(-1, seen, vocab).mean(0).clone().requires_grad_()
+
+
+def _seen(logits: Tensor, prefixes: int) -> Tensor:
+    """A row for every prefix: its last tokens say which one (prefixes are in lexicographic order)."""
+    return logits.repeat(prefixes // logits.shape[0], 1)
+
+
+def _sample(name: str, step: int, alpha: float, base: Tables, arm: Tables, rewards: Tensor) -> Sample:
+    log_base = worlds.text_logprobs(base)
+    optimum = worlds.reweighted(log_base, rewards, alpha)
+    guided = worlds.text_logprobs(worlds.guided(base, arm, alpha))
+    reweighted = worlds.reweighted(log_base, worlds.text_logprobs(arm), alpha)
+    most, left = worlds.kl(log_base, optimum), worlds.kl(guided, optimum)
+    return {
+        "arm": name,
+        "step": step,
+        "alpha": alpha,
+        _GUIDED: left,
+        _REWEIGHTED: worlds.kl(reweighted, optimum),
+        "guided to reweighted": worlds.kl(guided, reweighted),
+        "base to optimum": most,
+        # the objective of a policy is a constant minus KL(policy || optimum) / alpha
+        _SHARE: 1 - left / most,
+    }

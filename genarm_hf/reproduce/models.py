@@ -1,0 +1,103 @@
+"""Reward models of the lab: trained once a setting, then loaded."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..modeling_genarm import AutoregressiveRewardModel
+from .lab import Lab
+
+
+@dataclass(frozen=True)
+class ArmTraining:
+    """How an ARM is trained; the defaults suit LoRA on the lab's strong base.
+
+    Attributes:
+        objective: what the judge prefers.
+        seed: of pairs and training.
+        pairs: number of pairs.
+        backbone: `"strong"`, with a LoRA adapter of this rank, or `"weak"`, with all weights.
+        beta: inverse temperature of the loss.
+        learning_rate: at its highest.
+        rank: of the adapter.
+        batch_size: pairs a step.
+        label_scale: of the judge, per point (`Lab.pairs`).
+        length_normalize: train on log-probabilities per token.
+    """
+
+    objective: str
+    seed: int
+    pairs: int
+    backbone: str = "strong"
+    beta: float = 0.1
+    learning_rate: float = 3e-3
+    rank: int = 16
+    batch_size: int = 8
+    label_scale: float = 1.0
+    length_normalize: bool = False
+
+
+def trained_arm(lab: Lab, training: ArmTraining) -> AutoregressiveRewardModel:
+    """An ARM, trained if the lab does not have it yet. A LoRA one shares the weights of `lab.strong`."""
+    settings = {**asdict(training), "base": lab.strong_settings()}
+    folder = lab.trained(f"arm-{training.objective}", settings, lambda draft: _train(lab, training, draft))
+    shared: dict[str, Any] = {"base_model": lab.strong} if training.backbone == "strong" else {}
+    return AutoregressiveRewardModel.from_pretrained(folder, **shared).eval()
+
+
+def untrained_arm(lab: Lab, backbone: str = "strong") -> AutoregressiveRewardModel:
+    """The backbone itself, read as a reward model: what has learned nothing from pairs."""
+    return AutoregressiveRewardModel.from_backbone(lab.strong if backbone == "strong" else lab.weak)
+
+
+def _train(lab: Lab, training: ArmTraining, folder: Path) -> None:
+    import copy
+    import tempfile
+
+    from transformers import PrinterCallback
+
+    from ..training import ARMTrainer
+
+    pairs = lab.pairs(training.objective, training.pairs, training.seed, training.label_scale)
+    strong = training.backbone == "strong"
+    model = lab.strong if strong else copy.deepcopy(lab.weak)
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)  # an adapter is drawn before the Trainer seeds
+        trainer = ARMTrainer(
+            model,
+            args=_arguments(training, scratch),
+            train_dataset=pairs,
+            processing_class=lab.tokenizer,
+            peft_config=_lora(training.rank) if strong else None,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        trainer.save_model(str(folder))
+
+
+def _lora(rank: int) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def _arguments(training: ArmTraining, scratch: str) -> Any:
+    from ..training import ARMTrainingArguments
+
+    return ARMTrainingArguments(
+        output_dir=scratch,
+        objective=training.objective,
+        beta=training.beta,
+        learning_rate=training.learning_rate,
+        length_normalize=training.length_normalize,
+        per_device_train_batch_size=training.batch_size,
+        warmup_steps=5,
+        seed=training.seed,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )

@@ -1,0 +1,77 @@
+"""Claim 7: who points where, with systems whose pointing is known."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from genarm_hf.playground import load_tokenizer, prompts
+from genarm_hf.reproduce import credit
+from genarm_hf.reproduce.planting import Planted, plant
+from genarm_hf.reproduce.samples import read
+
+
+def test_hits():
+    planted = Planted("p", "r", "reckless", start=2, wrong=3, end=5, length=6)
+    for place, first, inside in [(0, 0, 0), (2, 0, 1), (3, 1, 1), (4, 0, 1), (5, 0, 0)]:
+        values = torch.zeros(6)
+        values[place] = -1
+        assert credit.hits(values, planted) == {"place": place, "first wrong token": first, "planted sentence": inside}
+
+
+class Knowing(torch.nn.Module):
+    """Token rewards of minus the id: the highest id of the reply is pointed at."""
+
+    def token_rewards(self, ids):
+        return -ids.float()
+
+
+@pytest.fixture
+def lab():
+    return SimpleNamespace(
+        tokenizer=load_tokenizer(),
+        prompts=prompts(3, seed=0, split="test"),
+        seeds=range(2),
+        pairs_to_train_on=1,
+    )
+
+
+def test_token_credit_is_of_the_reply_alone(lab):
+    planted = plant("harmless", lab.prompts[0], 0)
+    ids = lab.tokenizer(planted.reply)["input_ids"]
+    assert credit.token_credit(Knowing(), lab.tokenizer, planted).tolist() == [-id for id in ids]
+
+
+def test_prefix_credit_is_the_change_of_the_score(lab):
+    planted = plant("harmless", lab.prompts[0], 0)
+    start = len(lab.tokenizer(planted.prompt)["input_ids"])
+
+    def scores(ids):  # falls at the first wrong token, and stays low
+        return torch.where(torch.arange(len(ids)) >= start + planted.wrong, -1.0, 0.5)
+
+    values = credit.prefix_credit(scores, lab.tokenizer, planted)
+    assert len(values) == planted.length
+    assert credit.hits(values, planted) == {
+        "place": planted.wrong,
+        "first wrong token": 1,
+        "planted sentence": 1,
+    }
+
+
+def test_the_claim_compares_all_systems(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(credit, "trained_arm", lambda lab, training: Knowing())
+    monkeypatch.setattr(credit, "untrained_arm", lambda lab: Knowing())
+    monkeypatch.setattr(credit, "trajectory_scores", lambda lab, training: lambda ids: -ids.float())
+    rows = credit.run(lab, tmp_path, lambda message: None)
+    systems = (credit.ARM, credit.ADVANTAGE, credit.BACKBONE, credit.TRAJECTORY, credit.CHANCE)
+    overall = [row for row in rows if "kind" not in row["where"]]
+    assert [row["where"]["system"] for row in overall] == [*systems, *systems]
+    assert all(row["values"]["planted sentence"]["count"] == 6 for row in overall)
+    chance = overall[4]["values"]["planted sentence"]["mean"]
+    lines = [line for line in read(tmp_path / "samples.jsonl") if line["objective"] == "helpful"]
+    assert chance == pytest.approx(
+        sum(line["planted sentence"] for line in lines if line["system"] == credit.CHANCE) / 6
+    )
+    assert len(credit.findings(rows)) == 2
+    credit.plot(rows, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 0
