@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -317,6 +317,7 @@ def without_adapters(model: Any) -> Any:
 
 
 _built: "WeakKeyDictionary[Any, dict[tuple, tuple]]" = WeakKeyDictionary()
+_streams: "WeakKeyDictionary[Any, list[ref[Any]]]" = WeakKeyDictionary()
 
 
 def shared_backbone(
@@ -336,9 +337,20 @@ def shared_backbone(
     if key not in cache or cache[key][1] != states:
         # the models are kept beside, so that an id cannot come to mean another one
         cache[key] = (_build(base, [models[arm] for arm in arms]), states, [models[arm] for arm in arms])
+        _streams[cache[key][0]] = [ref(base), *(ref(models[arm]) for arm in arms)]
         while len(cache) > 4:
             del cache[next(iter(cache))]
     return SharedBackbone(cache[key][0], arms, prompts)
+
+
+def models_of(module: Any) -> list[Any]:
+    """The models whose rows go through a module: base and reward models for a joint pass, by streams; else itself.
+
+    What counts or times forwards sees by it who ran: the module of a joint pass is nobody's own.
+    """
+    found = [made() for made in _streams.get(module, ())] or [module]
+    originals = {id(bare): model for model, bare in _bare.items()}
+    return [originals.get(id(model), model) for model in found]
 
 
 def adapter_state(arm: Any) -> list[Any] | None:

@@ -1,11 +1,14 @@
 """Figures from results on disk. They need the extra `plot` (matplotlib) and never load a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 _COLOR = "#1f5a99"
 _COLORS = (_COLOR, "#c9741a", "#5b8c3a", "#8a4a8f", "#7a7a7a", "#b03a3a", "#2a9d9d", "#9d8b2a")
+# Okabe and Ito's, told apart by all kinds of colour vision; without their yellow, which is no colour for letters
+_SAFE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#7F7F7F")
+_MARKERS = "os^Dv<>P"
 _ASKED = "#b03a3a"
 
 
@@ -71,6 +74,192 @@ def plot_reliability(reports: Mapping[str, Mapping[str, Any]], path: str | Path)
     axes.legend(fontsize=8)
     _plain(axes)
     figure.savefig(path, dpi=150)
+
+
+def plot_methods(
+    rows: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    *,
+    x: str = "kl",
+    y: str = "reward",
+    xlabel: str = "KL to the base (nats per reply)",
+    ylabel: str = "reward",
+    title: str = "",
+    log_x: bool = False,
+    best: bool = False,
+) -> None:
+    """Draw what methods get for what they pay: reward against KL, reward against compute, two objectives.
+
+    Each method is a line through its settings in the order of `rows`, with intervals as bars, and its name beside it.
+
+    Args:
+        rows: one a setting, with `method`, a number or interval (a mapping with `mean`, perhaps `low` and `high`) under
+            the names of both axes, and perhaps a `label` (`alpha 2`, say) for the point.
+        path: where the image goes; its ending (`.png`, `.svg`, `.pdf`) says the format.
+        x: name of what lies on the horizontal axis.
+        y: name of what lies on the vertical axis.
+        xlabel: what the axis says.
+        ylabel: likewise.
+        title: above the figure.
+        log_x: horizontal axis in powers of ten, for compute.
+        best: both axes are objectives; mark what no point of any method beats.
+
+    Raises:
+        ImportError: matplotlib is not installed, or moocore for `best`.
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError("`rows` is empty: there is nothing to draw.")
+    figure = _figure(7, 4.6)
+    axes = figure.subplots()
+    if best:
+        _draw_front(axes, [(_interval(row[x])[0], _interval(row[y])[0]) for row in rows])
+    labels = []
+    for index, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
+        here = [row for row in rows if row["method"] == method]
+        labels += _draw_method(axes, here, x, y, method, index)
+    if log_x:
+        axes.set_xscale("log")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.margins(0.12)
+    _plain(axes)
+    _place_labels(figure, axes, labels)
+    figure.savefig(path, dpi=150)
+
+
+def plot_pareto(
+    rows: Sequence[Mapping[str, Any]], path: str | Path, objectives: tuple[str, str], title: str = ""
+) -> None:
+    """Draw the trade-offs of several methods between two objectives, and the front of all together.
+
+    Args:
+        rows: as in [`plot_methods`], one a trade-off, in the order of their weights.
+        path: where the image goes.
+        objectives: names of both, in rows and on the axes; more is better.
+        title: above the figure.
+
+    Raises:
+        ImportError: matplotlib or moocore is not installed.
+    """
+    x, y = objectives
+    plot_methods(rows, path, x=x, y=y, xlabel=x, ylabel=y, title=title, best=True)
+
+
+def plot_bars(
+    bars: Mapping[str, Any], path: str | Path, *, label: str = "reward", title: str = "", reference: float | None = None
+) -> None:
+    """Draw one number a method as bars, with intervals and the number itself.
+
+    Args:
+        bars: method to a number or interval (a mapping with `mean`, perhaps `low` and `high`), from top to bottom.
+        path: where the image goes; its ending (`.png`, `.svg`, `.pdf`) says the format.
+        label: what the numbers are.
+        title: above the figure.
+        reference: a line to compare with, as 0.5 for win rates.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: there are no bars.
+    """
+    if not bars:
+        raise ValueError("`bars` is empty: there is nothing to draw.")
+    figure = _figure(6.4, 1.2 + 0.42 * len(bars))
+    axes = figure.subplots()
+    for place, value in enumerate(bars.values()):
+        mean, low, high = _interval(value)
+        axes.barh(place, mean, 0.62, color=_SAFE[0], alpha=0.75)
+        axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", capsize=3, linewidth=1)
+        right = mean >= 0
+        at = (max(high, 0) if right else min(low, 0), place)
+        axes.annotate(
+            f"{mean:.3g}", at, xytext=(5 if right else -5, 0), textcoords="offset points", va="center", fontsize=9,
+            ha="left" if right else "right",
+        )  # fmt: skip
+    if reference is not None:
+        axes.axvline(reference, color="grey", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(bars)), list(bars))
+    axes.invert_yaxis()
+    axes.margins(x=0.14)
+    axes.set(xlabel=label, title=title)
+    _plain(axes)
+    axes.grid(False, axis="y")
+    figure.savefig(path, dpi=150)
+
+
+def _interval(value: Any) -> tuple[float, float, float]:
+    """Mean, low and high of a number, a mapping or an [`Interval`]."""
+    if isinstance(value, Mapping):
+        mean = float(value["mean"])
+        return mean, float(value.get("low", mean)), float(value.get("high", mean))
+    if hasattr(value, "mean") and hasattr(value, "low"):
+        return float(value.mean), float(value.low), float(value.high)
+    return float(value), float(value), float(value)
+
+
+def _draw_method(
+    axes: Any, rows: Sequence[Mapping[str, Any]], x: str, y: str, method: str, index: int
+) -> list[tuple[str, tuple[float, float], str, int]]:
+    """One method's line; returns what is to be written where: text, point, colour, size."""
+    color, marker = _SAFE[index % len(_SAFE)], _MARKERS[index % len(_MARKERS)]
+    across, up = [_interval(row[x]) for row in rows], [_interval(row[y]) for row in rows]
+    bars = [[[one[0] - one[1] for one in side], [one[2] - one[0] for one in side]] for side in (across, up)]
+    points = [(a[0], b[0]) for a, b in zip(across, up, strict=True)]
+    axes.errorbar(
+        *zip(*points, strict=True), xerr=bars[0], yerr=bars[1], color=color, marker=marker, markersize=5, linewidth=1.5,
+        elinewidth=0.8, capsize=2,
+    )  # fmt: skip
+    highest = max(points, key=lambda point: point[1])
+    labels = [(method, highest, color, 10)]
+    return labels + [
+        (str(row["label"]), point, color, 7) for row, point in zip(rows, points, strict=True) if row.get("label")
+    ]
+
+
+def _draw_front(axes: Any, points: Sequence[tuple[float, float]]) -> None:
+    """The points that no other one beats, and what they beat, as a shaded staircase."""
+    from .pareto import non_dominated
+
+    kept = [point for point, best in zip(points, non_dominated(points), strict=True) if best]
+    front = sorted(set(kept))
+    left, bottom = min(point[0] for point in points), min(point[1] for point in points)
+    across, up = [left, *(x for x, _ in front)], [front[0][1], *(y for _, y in front)]
+    axes.fill_between(across, up, bottom, step="pre", color="grey", alpha=0.12, linewidth=0)
+    axes.plot(*zip(*front, strict=True), "o", markersize=12, markerfacecolor="none", markeredgecolor="grey")
+
+
+# where a label may stand, seen from its point, in points of 1/72 inch: the nearest free place is taken
+_AROUND = ((7, 5), (7, -13), (-7, 5), (-7, -13), (0, 9), (0, -17))
+_PLACES = [(dx * far, dy * far) for far in (1, 2, 3.5, 5) for dx, dy in _AROUND]
+
+
+def _place_labels(figure: Any, axes: Any, labels: Iterable[tuple[str, tuple[float, float], str, int]]) -> None:
+    """Write labels beside their points, where nothing else is written or drawn; names first, then those of points."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # axes have their places from here on
+    labels = sorted(labels, key=lambda label: -label[3])
+    taken = [_box(axes.transData.transform(point), 4) for _, point, _, _ in labels]
+    for text, point, color, size in labels:
+        note = axes.annotate(text, point, color=color, fontsize=size, textcoords="offset points", xytext=(7, 5))
+        found = []
+        for dx, dy in _PLACES:
+            note.set(position=(dx, dy), ha="left" if dx > 0 else "right" if dx < 0 else "center")
+            box = note.get_window_extent(renderer)
+            outside = not (axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1))
+            overlaps = sum(box.overlaps(other) for other in taken)
+            found.append((overlaps + 2 * outside, len(found), (dx, dy), box))
+            if not found[-1][0]:
+                break
+        _, _, (dx, dy), box = min(found, key=lambda one: one[:2])
+        note.set(position=(dx, dy), ha="left" if dx > 0 else "right" if dx < 0 else "center")
+        taken.append(box)
+
+
+def _box(center: Sequence[float], half: float) -> Any:
+    from matplotlib.transforms import Bbox
+
+    return Bbox([[center[0] - half, center[1] - half], [center[0] + half, center[1] + half]])
 
 
 def plot_benchmark(suite: str, rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:

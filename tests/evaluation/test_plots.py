@@ -4,7 +4,15 @@ import sys
 
 import pytest
 
-from genarm_hf.evaluation.plots import plot_benchmark, plot_guidance, plot_reliability
+from genarm_hf.evaluation import Interval
+from genarm_hf.evaluation.plots import (
+    plot_bars,
+    plot_benchmark,
+    plot_guidance,
+    plot_methods,
+    plot_pareto,
+    plot_reliability,
+)
 from genarm_hf.training.metrics import preference_summary
 
 
@@ -91,3 +99,76 @@ def test_benchmarks_are_drawn_from_rows_alone(tmp_path, suite, shown):
         plot_benchmark(suite, benchmark_rows(suite), tmp_path / "figure.svg")
     text = (tmp_path / "figure.svg").read_text()
     assert [label for label in shown if label not in text] == []
+
+
+# ---------------------------------------------------------------------- methods side by side
+
+
+def settings(*methods: str) -> list[dict]:
+    """Three settings of each method, along curves that cross."""
+    return [
+        {
+            "method": method,
+            "kl": {"mean": kl, "low": kl - 0.1, "high": kl + 0.1},
+            "reward": {"mean": kl ** (1 / (place + 1)), "low": 0.9 * kl ** (1 / (place + 1)), "high": kl + 1},
+            "label": f"alpha {kl:g}" if place == 0 else None,
+        }
+        for place, method in enumerate(methods)
+        for kl in (1.0, 4.0, 9.0)
+    ]
+
+
+def svg(tmp_path, draw) -> str:
+    matplotlib = pytest.importorskip("matplotlib")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw(tmp_path / "figure.svg")
+    return (tmp_path / "figure.svg").read_text()
+
+
+def test_methods_carry_their_names_at_their_lines(tmp_path):
+    rows = settings("GenARM", "ARGS", "best of n")
+    text = svg(tmp_path, lambda path: plot_methods(rows, path, title="All", log_x=True, ylabel="oracle reward"))
+    for shown in ("GenARM", "ARGS", "best of n", "alpha 4", "All", "oracle reward"):
+        assert text.count(f">{shown}<") == 1, shown
+    assert "legend" not in text
+
+
+def test_labels_do_not_lie_on_each_other(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    from genarm_hf.evaluation import plots
+
+    figure = plots._figure(7, 4.6)
+    axes = figure.subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    spots = [(0.5, 0.5), (0.51, 0.5), (0.5, 0.52), (0.98, 0.98), (0.97, 0.99), (0.02, 0.02)]
+    plots._place_labels(figure, axes, [(f"method {i}", at, "black", 10) for i, at in enumerate(spots)])
+    renderer = matplotlib.backends.backend_agg.FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert len(boxes) == 6
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    assert all(axes.bbox.contains(x, y) for box in boxes for x, y in (box.min, box.max))
+
+
+def test_trade_offs_are_drawn_with_the_front(tmp_path):
+    pytest.importorskip("moocore")
+    rows = [
+        {"method": method, "helpful": x * scale, "harmless": Interval((3 - x) * scale, 0, 4, 9)}
+        for method, scale in (("GenARM", 1.0), ("soups", 0.8))
+        for x in (0, 1, 2, 3)
+    ]
+    text = svg(tmp_path, lambda path: plot_pareto(rows, path, ("helpful", "harmless")))
+    assert [shown for shown in ("GenARM", "soups", "helpful", "harmless") if f">{shown}<" not in text] == []
+
+
+def test_bars_carry_their_numbers(tmp_path):
+    bars = {"GenARM": {"mean": 0.61, "low": 0.55, "high": 0.7}, "ARGS": Interval(0.25, 0.2, 0.3, 10), "worse": -0.125}
+    text = svg(tmp_path, lambda path: plot_bars(bars, path, label="win rate", title="Against DPO", reference=0.5))
+    shown = ("GenARM", "ARGS", "worse", "0.61", "0.25", "-0.125", "win rate", "Against DPO")
+    assert [one for one in shown if f">{one}<" not in text] == []
+
+
+def test_nothing_to_draw_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`rows` is empty"):
+        plot_methods([], tmp_path / "x.png")
+    with pytest.raises(ValueError, match="`bars` is empty"):
+        plot_bars({}, tmp_path / "x.png")
