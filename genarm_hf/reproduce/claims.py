@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.timing import environment
+from ..evaluation.runner import read
 from ..files import written_whole
 from .lab import Lab
-from .samples import SAMPLES, read
 
 CLAIMS = {
     "expressiveness": 5,
@@ -47,7 +47,7 @@ def reproduce(name: str, lab: Lab, output: Path, progress: Callable[[str], Any] 
         "lab": lab.describe(),
         "environment": environment(),
         "seconds_of_last_run": round(time.perf_counter() - started, 1),
-        "samples": len(read(folder / SAMPLES)),
+        "samples": {file.name: len(read(file)) for file in sorted(folder.glob("*.jsonl"))},
         "rows": rows,
     }
     with written_whole(folder / TABLE) as draft:

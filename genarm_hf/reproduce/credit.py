@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapters import unwrap
 from ..modeling_genarm import AutoregressiveRewardModel
 from .figures import Panel, draw_panels
 from .lab import Lab
-from .models import ArmTraining, trained_arm, untrained_arm
+from .models import ArmTraining, trained_arm, trained_trajectory_reward, untrained_arm
 from .planting import PLANTED, Planted, plant
 from .samples import SAMPLES, Row, Sample, collect, summarise
 
@@ -100,9 +101,8 @@ def _point(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
         ADVANTAGE: [a - b for a, b in zip(rewards, backbone, strict=True)],
         BACKBONE: backbone,
     }
-    prefix_scores = trajectory_scores(lab, training)
-    if prefix_scores is not None:
-        credits[TRAJECTORY] = [prefix_credit(prefix_scores, lab.tokenizer, one) for one in replies]
+    scores = classifier_scores(unwrap(trained_trajectory_reward(lab, training)))
+    credits[TRAJECTORY] = [prefix_credit(scores, lab.tokenizer, one) for one in replies]
     for number, one in enumerate(replies):
         where = {"prompt": number, "kind": one.kind}
         for system, values in credits.items():
@@ -143,6 +143,15 @@ def _ids(tokenizer: Any, planted: Planted) -> Tensor:
     return tokenizer(f"{planted.prompt} {planted.reply}", return_tensors="pt")["input_ids"][0]
 
 
-def trajectory_scores(lab: Lab, training: ArmTraining) -> PrefixScores | None:
-    """Scores of prefixes by a trajectory-level reward model trained on the same pairs; None where there is none yet."""
-    return None
+def classifier_scores(classifier: Any) -> PrefixScores:
+    """Scores of all prefixes of a text by a sequence classifier with one label, in one forward.
+
+    It is causal and reads its score off the last token, so at any other place its head says what it would of that
+    prefix.
+    """
+
+    def scores(ids: Tensor) -> Tensor:
+        hidden = classifier.base_model(input_ids=ids[None], use_cache=False).last_hidden_state
+        return classifier.score(hidden)[0, :, 0]
+
+    return scores

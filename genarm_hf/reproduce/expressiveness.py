@@ -41,11 +41,17 @@ _RATE = 0.1
 _REWARDS = ("independent", "additive")
 _TRAINED = ("trained", "trained through the policy")
 _GUIDED, _REWEIGHTED, _SHARE = "guided to optimum", "reweighted to optimum", "share of gain"
+_SHORT = {
+    "100 pairs": "that has seen 100 pairs",
+    "10000 pairs": "that has seen 10,000 pairs",
+    "sees 0 tokens": "that sees no token before",
+    "sees 1 tokens": "that sees one token before",
+}
 _DISTANCES = (_GUIDED, _REWEIGHTED, "guided to reweighted", "base to optimum", _SHARE)
 _COMMON = (4, 4)
-_FINAL = "Distances in nats when training has ended (4 tokens, texts of 4)"
-_SHAPES = "Larger and smaller worlds, when training has ended"
-_CURVES = "As training goes on (4 tokens, texts of 4)"
+_FINAL = "When training has ended: distances in nats"
+_SHAPES = "When training has ended, in larger and smaller worlds"
+_CURVES = "As training goes on"
 _LINES = (
     ("trained as in the paper, guided", "trained", _GUIDED),
     ("trained as in the paper, whole texts reweighted", "trained", _REWEIGHTED),
@@ -56,46 +62,45 @@ _LINES = (
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     """Train ARMs on random worlds and measure exact distances."""
     samples = collect(output / SAMPLES, _cells(lab.fast), _measure, progress)
-    final = [one for one in samples if one["step"] in (0, one["steps"])]
     common = [one for one in samples if (one["vocab"], one["length"]) == _COMMON]
+    ended = [one for one in samples if one["step"] in (0, one["steps"])]
     return [
-        *_rows([one for one in final if one in common], ("reward", "arm", "alpha", "step"), _FINAL),
-        *_rows([o for o in final if o["arm"] in _TRAINED], ("vocab", "length", "reward", "arm", "alpha"), _SHAPES),
-        *_rows([o for o in common if o["arm"] in _TRAINED], ("reward", "arm", "alpha", "step"), _CURVES),
+        *_rows([one for one in ended if (one["vocab"], one["length"]) == _COMMON], _FINAL),
+        *_rows([one for one in ended if one["arm"] in _TRAINED], _SHAPES),
+        *_rows([one for one in common if one["arm"] in _TRAINED], _CURVES),
     ]
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
-    """What the distances say."""
+    """What the distances say, at each alpha in turn."""
     final = {
         (row["where"]["arm"], row["where"]["reward"], row["where"]["alpha"]): row["values"]
         for row in rows
         if row["table"] == _FINAL
     }
 
-    def left(arm: str, field: str, form: str, reward: str = "independent") -> str:
-        values = [final[arm, reward, alpha][field]["mean"] for alpha in ALPHAS]
-        return " / ".join(form.format(value) for value in values)
+    def at(arm: str, field: str, form: str, reward: str = "independent") -> str:
+        return " / ".join(f"{final[arm, reward, alpha][field]['mean']:{form}}" for alpha in ALPHAS)
 
-    at = " / ".join(f"{alpha:g}" for alpha in ALPHAS)
     theorem = max(final["of the theorem", reward, alpha][_GUIDED]["high"] for reward in _REWARDS for alpha in ALPHAS)
+    alphas = " / ".join(f"{alpha:g}" for alpha in ALPHAS)
     paper, policy = _TRAINED
     return [
         f"The theorem holds: the ARM that it constructs guides to the optimum within {theorem:.0e} nats (rounding).",
-        f"The paper's loss leads to another ARM. At alpha {at}, reweighting whole texts by it is the optimum up to "
-        f"{left(paper, _REWEIGHTED, '{:.0e}')} nats, while guidance token by token stays {left(paper, _GUIDED, '{:.3f}')} "
-        f"nats away with independent rewards, {left(paper, _GUIDED, '{:.3f}', 'additive')} with additive ones.",
-        f"It reaches {left(paper, _SHARE, '{:.1%}')} of the gain in the objective that the optimum has over the base "
-        f"({left(paper, _SHARE, '{:.1%}', 'additive')} with additive rewards); an untrained ARM, which sharpens the base, "
-        f"{left('untrained', _SHARE, '{:.0%}')}.",
-        "Trained through the guided policy (the same pairs and the same loss, with log pi_guided - log pi_base as the "
-        f"reward), an ARM reaches the optimum token by token: {left(policy, _GUIDED, '{:.0e}')} nats. Its alpha is then "
-        "fixed in training, and training reads the base.",
-        "An ARM that is short of the optimum of its loss costs more than decoding token by token does. From the optimum "
-        f"by reweighting and by guidance: with 100 pairs {left('100 pairs', _REWEIGHTED, '{:.2f}')} and "
-        f"{left('100 pairs', _GUIDED, '{:.2f}')} nats; with 10000 pairs {left('10000 pairs', _REWEIGHTED, '{:.3f}')} and "
-        f"{left('10000 pairs', _GUIDED, '{:.3f}')}; if it sees no token before, "
-        f"{left('sees 0 tokens', _REWEIGHTED, '{:.2f}')} and {left('sees 0 tokens', _GUIDED, '{:.2f}')}.",
+        f"The paper's loss leads to another ARM. At alpha {alphas}, reweighting whole texts by it is the optimum up to "
+        f"{at(paper, _REWEIGHTED, '.0e')} nats; guidance token by token stays {at(paper, _GUIDED, '.3f')} nats away "
+        f"(with additive rewards {at(paper, _GUIDED, '.3f', 'additive')}), however long the training.",
+        f"Guidance by it reaches {at(paper, _SHARE, '.1%')} of what the optimum gains over the base "
+        f"(additive: {at(paper, _SHARE, '.1%', 'additive')}); by an untrained ARM, which sharpens the base, "
+        f"{at('untrained', _SHARE, '.0%')}.",
+        "Trained through the guided policy (same pairs and loss, the reward being log pi_guided - log pi_base), an ARM "
+        f"guides to the optimum token by token, up to {at(policy, _GUIDED, '.0e')} nats. Its alpha is fixed in "
+        "training, and training reads the base.",
+        *(
+            f"An ARM {what} is {at(arm, _REWEIGHTED, '.3f')} nats from the optimum by reweighting whole texts, and "
+            f"{at(arm, _GUIDED, '.3f')} by guidance."
+            for arm, what in _SHORT.items()
+        ),
     ]
 
 
@@ -112,7 +117,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     draw_panels(panels, path)
 
 
-def _rows(samples: Sequence[Sample], by: Sequence[str], table: str) -> list[Row]:
+def _rows(samples: Sequence[Sample], table: str) -> list[Row]:
+    by = ("vocab", "length", "reward", "arm", "alpha", "step")
     return summarise(samples, by, _DISTANCES, units=("world",), table=table)
 
 

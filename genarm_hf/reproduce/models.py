@@ -1,5 +1,7 @@
 """Reward models of the lab: trained once a setting, then loaded."""
 
+import copy
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +54,41 @@ def untrained_arm(lab: Lab, backbone: str = "strong") -> AutoregressiveRewardMod
     return AutoregressiveRewardModel.from_backbone(lab.strong if backbone == "strong" else lab.weak)
 
 
-def _train(lab: Lab, training: ArmTraining, folder: Path) -> None:
-    import copy
-    import tempfile
+def trained_trajectory_reward(lab: Lab, training: ArmTraining) -> Any:
+    """A sequence classifier on the strong base, trained on the pairs that this ARM is trained on, by LoRA likewise.
 
+    Its loss has no beta; what else the training says holds for both.
+    """
+    from peft import PeftModel
+
+    from ..baselines.trajectory_rewards import from_causal_lm
+
+    settings = {**asdict(training), "base": lab.strong_settings()}
+    for name in ("beta", "backbone", "length_normalize"):
+        del settings[name]
+    folder = lab.trained(
+        f"trajectory-{training.objective}", settings, lambda draft: _train_trajectory(lab, training, draft)
+    )
+    return PeftModel.from_pretrained(from_causal_lm(lab.strong), folder).eval()
+
+
+def _train_trajectory(lab: Lab, training: ArmTraining, folder: Path) -> None:
+    from transformers import TrainingArguments
+
+    from ..baselines.reward_training import train_trajectory_reward
+    from ..baselines.trajectory_rewards import from_causal_lm
+
+    pairs = lab.pairs(training.objective, training.pairs, training.seed, training.label_scale)
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)  # head and adapter are drawn before the Trainer seeds
+        args = TrainingArguments(output_dir=scratch, lr_scheduler_type="cosine", **_shared_arguments(training))
+        reward = train_trajectory_reward(
+            from_causal_lm(lab.strong), pairs, lab.tokenizer, args, peft_config=_lora(training.rank)
+        )
+        reward.model.save_pretrained(folder)
+
+
+def _train(lab: Lab, training: ArmTraining, folder: Path) -> None:
     from transformers import PrinterCallback
 
     from ..training import ARMTrainer
@@ -90,14 +123,23 @@ def _arguments(training: ArmTraining, scratch: str) -> Any:
         output_dir=scratch,
         objective=training.objective,
         beta=training.beta,
-        learning_rate=training.learning_rate,
         length_normalize=training.length_normalize,
-        per_device_train_batch_size=training.batch_size,
-        warmup_steps=5,
-        seed=training.seed,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
+        **_shared_arguments(training),
     )
+
+
+def _shared_arguments(training: ArmTraining) -> dict[str, Any]:
+    """What both kinds of reward model are trained with."""
+    return {
+        "learning_rate": training.learning_rate,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": training.batch_size,
+        "warmup_steps": 5,
+        "seed": training.seed,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }

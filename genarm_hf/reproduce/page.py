@@ -8,15 +8,15 @@ from typing import Any
 
 from ..files import written_whole
 from .claims import CLAIMS, FIGURE, TABLE
-from .samples import SAMPLES, Row
+from .samples import Row
 
 _HEAD = """# Results: the paper's claims, measured here
 
 This page is written by `genarm-hf reproduce report`; do not edit it. How to run everything, and what is measured how:
 [reproduce](HOWTO).
 
-Each number is the mean of the field that its column names, over those lines of the claim's `samples.jsonl` that have
-the settings of its row. In brackets: 95 % intervals by the bootstrap over prompts and seeds.
+Each number is the mean of the field that its column names, over those lines of the claim's samples that have the
+settings of its row, if it is not said otherwise. In brackets: 95 % intervals by the bootstrap over prompts and seeds.
 """
 
 
@@ -69,7 +69,7 @@ def section(found: Mapping[str, Any], figure: str | None) -> str:
     for title, header, cells in tables(found["rows"]):
         lines += [*([f"**{title}**", ""] if title else []), *markdown(header, cells), ""]
     where = "  ".join(f"{key} {value}" for key, value in {**found["lab"], **found["environment"]}.items())
-    samples = f"`{found['claim']}/{SAMPLES}`, {found['samples']} lines"
+    samples = ", ".join(f"`{found['claim']}/{name}` ({lines} lines)" for name, lines in found["samples"].items())
     lines += [f"Command: `{found['command']}`. Samples: {samples}. Measured with: {where}.", ""]
     return "\n".join(lines)
 

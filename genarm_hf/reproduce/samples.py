@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ..evaluation import Interval
+from ..evaluation import bootstrap_interval
 from ..files import written_whole
 
 SAMPLES = "samples.jsonl"
@@ -78,11 +78,6 @@ def _complete(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str, list[
     return found
 
 
-def read(path: Path) -> list[Sample]:
-    """All samples of a file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def summarise(
     samples: Iterable[Sample],
     by: Sequence[str],
@@ -97,7 +92,7 @@ def summarise(
         by: settings that make a row, in the order of the columns.
         fields: what is averaged; None in a sample counts as missing.
         units: one or two settings that would be drawn anew in a repetition, together different for every sample of a
-            row; see [`bootstrap`].
+            row; see `evaluation.bootstrap_interval`. At least two of the last.
         table: title of the table, where a claim has several.
 
     Raises:
@@ -111,7 +106,7 @@ def summarise(
     rows = []
     for key, group in groups.items():
         known = {field: [one for one in group if one.get(field) is not None] for field in fields}
-        values = {field: asdict(bootstrap(_grid(some, field, units))) for field, some in known.items() if some}
+        values = {field: asdict(bootstrap_interval(_grid(some, field, units))) for field, some in known.items() if some}
         rows.append({**titled, "where": dict(zip(by, key, strict=True)), "values": values})
     return rows
 
@@ -128,28 +123,3 @@ def _grid(samples: Sequence[Sample], field: str, units: Sequence[str]) -> NDArra
             raise ValueError(f"`units` {tuple(units)} must tell the samples of a row apart; two have {row}, {column}.")
         grid[rows[row], columns[column]] = sample[field]
     return grid
-
-
-def bootstrap(values: ArrayLike, confidence: float = 0.95, resamples: int = 2000) -> Interval:
-    """Mean of `(seeds, prompts)` with its interval by the bootstrap over both.
-
-    Seeds and prompts are drawn with replacement, each by themselves (the pigeonhole bootstrap, Owen, Annals of Applied
-    Statistics 1:386, 2007, which is conservative). A single seed is fixed.
-
-    Args:
-        values: NaN where there is none.
-        confidence: probability that the interval covers the expectation.
-        resamples: how many are drawn.
-
-    Example:
-        >>> interval = bootstrap([[1.0, 3.0, 1.0, 3.0]])
-        >>> interval.mean, interval.low, interval.high, interval.count
-        (2.0, 1.0, 3.0, 4)
-    """
-    array = np.asarray(values, dtype=np.float64)
-    known, rng = ~np.isnan(array), np.random.default_rng(0)
-    of_rows, of_columns = (rng.multinomial(n, np.full(n, 1 / n), resamples).astype(float) for n in array.shape)
-    counts = ((of_rows @ known) * of_columns).sum(1)
-    sums = ((of_rows @ np.where(known, array, 0.0)) * of_columns).sum(1)
-    low, high = np.quantile(sums[counts > 0] / counts[counts > 0], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(array[known].mean()), float(low), float(high), int(known.sum()))

@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from genarm_hf.evaluation.runner import read
 from genarm_hf.playground import load_tokenizer, prompts
 from genarm_hf.reproduce import credit
 from genarm_hf.reproduce.planting import Planted, plant
-from genarm_hf.reproduce.samples import read
 
 
 def test_hits():
@@ -58,10 +59,23 @@ def test_prefix_credit_is_the_change_of_the_score(lab):
     }
 
 
+def test_scores_of_prefixes_are_those_of_texts_cut_short():
+    config = LlamaConfig(
+        vocab_size=16, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_labels=1, pad_token_id=0
+    )
+    classifier, ids = LlamaForSequenceClassification(config).eval(), torch.tensor([3, 5, 7, 2])
+    with torch.no_grad():
+        scores = credit.classifier_scores(classifier)(ids)
+        alone = torch.cat([classifier(input_ids=ids[None, : n + 1]).logits[0] for n in range(4)])
+    torch.testing.assert_close(scores, alone)
+
+
 def test_the_claim_compares_all_systems(lab, tmp_path, monkeypatch):
     monkeypatch.setattr(credit, "trained_arm", lambda lab, training: Knowing())
     monkeypatch.setattr(credit, "untrained_arm", lambda lab: Knowing())
-    monkeypatch.setattr(credit, "trajectory_scores", lambda lab, training: lambda ids: -ids.float())
+    monkeypatch.setattr(credit, "trained_trajectory_reward", lambda lab, training: None)
+    monkeypatch.setattr(credit, "unwrap", lambda model: model)
+    monkeypatch.setattr(credit, "classifier_scores", lambda model: lambda ids: -ids.float())
     rows = credit.run(lab, tmp_path, lambda message: None)
     systems = (credit.ARM, credit.ADVANTAGE, credit.BACKBONE, credit.TRAJECTORY, credit.CHANCE)
     overall = [row for row in rows if "kind" not in row["where"]]

@@ -17,7 +17,7 @@ FOUND = {
     "command": "genarm-hf reproduce credit",
     "lab": {"lab": "full"},
     "environment": {"device": "a laptop", "torch": "2.13"},
-    "samples": 12,
+    "samples": {"samples.jsonl": 12},
     "rows": [
         {"table": "One", "where": {"alpha": 0.5, "arm": "a|b"}, "values": {"win": INTERVAL}},
         {"table": "One", "where": {"alpha": 2.0}, "values": {"win": INTERVAL | {"count": 3}, "kl": INTERVAL}},
@@ -46,7 +46,7 @@ def test_section():
         "| 2 |  | 0.500 (0.250 to 0.750) | 0.500 (0.250 to 0.750) | 3/4 |",
     ):
         assert line in text.splitlines()
-    assert "`credit/samples.jsonl`, 12 lines" in text and "device a laptop" in text
+    assert "`credit/samples.jsonl` (12 lines)" in text and "device a laptop" in text
     assert "![" not in section(FOUND, None)
 
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from genarm_hf.reproduce.samples import bootstrap, collect, read, summarise
+from genarm_hf.evaluation.runner import read
+from genarm_hf.reproduce.samples import collect, summarise
 
 CELLS = [{"seed": seed, "alpha": 0.5} for seed in range(3)]
 
@@ -66,17 +67,11 @@ def test_samples_of_a_row_must_differ_in_their_units():
         summarise([{"seed": 0, "prompt": 1, "x": 1.0}] * 2, [], ["x"])
 
 
-def test_bootstrap_of_seeds_and_prompts():
-    by_seed = bootstrap(np.repeat([[0.0], [1.0]], 50, axis=1))
-    assert (by_seed.low, by_seed.high) == (0, 1)  # fifty prompts do not make up for two seeds
-    by_prompt = bootstrap(np.repeat([[0.0, 1.0] * 25], 5, axis=0))
-    assert 0.3 < by_prompt.low < 0.42 and 0.58 < by_prompt.high < 0.7
-    assert bootstrap([[1.0, np.nan, 3.0]]).mean == 2 and bootstrap([[1.0, np.nan, 3.0]]).count == 2
-    constant = bootstrap([[2.0] * 5] * 2)
-    assert (constant.low, constant.mean, constant.high) == (2, 2, 2)
-
-
-def test_interval_has_the_width_of_the_normal_one():
-    values = np.random.default_rng(1).normal(size=(1, 400))
-    found = bootstrap(values)
-    assert found.half_width == pytest.approx(1.96 * values.std() / 20, rel=0.1)
+def test_seeds_and_prompts_are_drawn_anew():
+    samples = [{"seed": seed, "prompt": prompt, "x": seed} for seed in range(2) for prompt in range(50)]
+    (row,) = summarise(samples, [], ["x"])
+    assert row["values"]["x"] == {"mean": 0.5, "low": 0, "high": 1, "count": 100}  # prompts do not make up for seeds
+    (row,) = summarise([{**one, "x": one["prompt"] % 2} for one in samples], [], ["x"])
+    assert 0.3 < row["values"]["x"]["low"] < 0.42 and 0.58 < row["values"]["x"]["high"] < 0.7
+    (row,) = summarise(samples[1::10], [], ["x"], units=["prompt"])
+    assert row["values"]["x"]["count"] == 10
