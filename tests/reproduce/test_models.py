@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from genarm_hf.baselines.trajectory_rewards import TrajectoryReward
 from genarm_hf.reproduce import models
 from genarm_hf.reproduce.lab import Lab
-from genarm_hf.reproduce.models import ArmTraining, trained_arm, untrained_arm
+from genarm_hf.reproduce.models import ArmTraining, trained_arm, trained_trajectory_reward, untrained_arm
 
 from ..conftest import tiny
 
@@ -34,3 +35,15 @@ def test_an_arm_is_trained_once_and_leaves_the_base_alone(lab, backbone, monkeyp
     monkeypatch.setattr(models, "_train", None)
     again = trained_arm(lab, training).score(lab.tokenizer, PAIR["prompt"], [PAIR["chosen"], PAIR["rejected"]])
     torch.testing.assert_close(again, rewards[0])
+
+
+def test_a_trajectory_reward_model_is_trained_on_the_same_pairs(lab, monkeypatch):
+    before = {name: weight.clone() for name, weight in lab.strong.named_parameters()}
+    training = ArmTraining("brief", seed=0, pairs=16, rank=2, batch_size=4)
+    texts = (PAIR["prompt"], [PAIR["chosen"], PAIR["rejected"]])
+    rewards = TrajectoryReward(trained_trajectory_reward(lab, training), lab.tokenizer).score(*texts)
+    assert rewards[0] > rewards[1]
+    assert all(torch.equal(before[name], weight) for name, weight in lab.strong.named_parameters())
+    monkeypatch.setattr(models, "_train_trajectory", None)
+    again = trained_trajectory_reward(lab, ArmTraining("brief", 0, 16, rank=2, batch_size=4, beta=9.0))
+    torch.testing.assert_close(TrajectoryReward(again, lab.tokenizer).score(*texts), rewards)
