@@ -2,7 +2,7 @@
 
 One bad sentence is planted in a clean reply (`planting`), and each system points at one token of it: the token to which
 it gives the least credit. Counted is how often that is the first wrong token, and how often it is in the planted
-sentence. The systems:
+sentence; and, as a judge of whole replies, how often it prefers the clean reply to the planted one. The systems:
 
 - an ARM's token rewards, `log pi_r(y_t | y_<t)`;
 - the same minus the log-probabilities of the backbone before training, which takes away what was unlikely anyway;
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..adapters import unwrap
 from ..modeling_genarm import AutoregressiveRewardModel
+from ..playground.parsing import count_tokens
 from .figures import Panel, draw_panels
 from .lab import Lab
 from .models import ArmTraining, trained_arm, trained_trajectory_reward, untrained_arm
@@ -40,10 +41,10 @@ ARM, ADVANTAGE, BACKBONE, TRAJECTORY, CHANCE = (
     "trajectory RM: differences of prefix scores",
     "chance",
 )
-FIELDS = ("first wrong token", "planted sentence")
+FIRST, SENTENCE, PREFERRED = FIELDS = ("first wrong token", "planted sentence", "clean reply preferred")
 
-PrefixScores = Callable[[Tensor], Tensor]
-"""Ids of prompt and reply, `(length,)`, to a score of the text up to each of them, `(length,)`."""
+Credit = Callable[[Tensor], Tensor]
+"""Ids of prompt, reply and end of text, `(length,)`, to a credit for each of them, `(length,)`."""
 
 
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
@@ -60,18 +61,12 @@ def findings(rows: Sequence[Row]) -> list[str]:
     """What the shares say."""
     found = []
     for objective in PLANTED:
-        shares = {
-            row["where"]["system"]: row["values"]
+        shares = [
+            f"{row['where']['system']}: " + " / ".join(f"{row['values'][field]['mean']:.0%}" for field in FIELDS)
             for row in rows
             if row["where"]["objective"] == objective and "kind" not in row["where"]
-        }
-        parts = [
-            f"{system}: {100 * values[FIELDS[0]]['mean']:.0f} % / {100 * values[FIELDS[1]]['mean']:.0f} %"
-            for system, values in shares.items()
         ]
-        found.append(
-            f"{objective.capitalize()}, first wrong token found / planted sentence found. " + "; ".join(parts) + "."
-        )
+        found.append(f"{objective.capitalize()}, {' / '.join(FIELDS)}. {'; '.join(shares)}.")
     return found
 
 
@@ -82,7 +77,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         panel = Panel(objective, "least credit is at the ...", "share of replies")
         for row in rows:
             if row["where"]["objective"] == objective and "kind" not in row["where"]:
-                panel.lines[row["where"]["system"]] = [(field, row["values"][field]) for field in FIELDS]
+                panel.lines[row["where"]["system"]] = [(field, row["values"][field]) for field in (FIRST, SENTENCE)]
         panels.append(panel)
     draw_panels(panels, path)
 
@@ -91,67 +86,70 @@ def _point(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
     """What every system says of every reply, for one objective and seed."""
     objective, seed = cell["objective"], cell["seed"]
     replies = [plant(objective, prompt, seed) for prompt in lab.prompts]
-    training = ArmTraining(objective, seed, lab.pairs_to_train_on)
-    # the backbone first: adapters are attached to its weights
-    backbone = [token_credit(untrained_arm(lab), lab.tokenizer, one) for one in replies]
-    arm = trained_arm(lab, training)
-    rewards = [token_credit(arm, lab.tokenizer, one) for one in replies]
-    credits = {
-        ARM: rewards,
-        ADVANTAGE: [a - b for a, b in zip(rewards, backbone, strict=True)],
-        BACKBONE: backbone,
-    }
-    scores = classifier_scores(unwrap(trained_trajectory_reward(lab, training)))
-    credits[TRAJECTORY] = [prefix_credit(scores, lab.tokenizer, one) for one in replies]
+    credits = _credits(lab, ArmTraining(objective, seed, lab.pairs_to_train_on), replies)
     for number, one in enumerate(replies):
         where = {"prompt": number, "kind": one.kind}
         for system, values in credits.items():
-            yield {**where, "system": system, **hits(values[number], one), "text": one.reply}
-        yield {**where, "system": CHANCE, FIELDS[0]: 1 / one.length, FIELDS[1]: (one.end - one.start) / one.length}
+            planted, clean = values[number]
+            preferred = float(clean.sum() > planted.sum())
+            yield {**where, "system": system, **hits(planted, one), PREFERRED: preferred, "text": one.reply}
+        shares = {FIRST: 1 / one.length, SENTENCE: (one.end - one.start) / one.length, PREFERRED: 0.5}
+        yield {**where, "system": CHANCE, **shares}
+
+
+def _credits(lab: Lab, training: ArmTraining, replies: Sequence[Planted]) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """Of every system, credits of each reply's tokens, planted and clean."""
+    systems: dict[str, Credit] = {
+        ARM: token_rewards(trained_arm(lab, training)),
+        BACKBONE: token_rewards(untrained_arm(lab)),
+        TRAJECTORY: score_differences(unwrap(trained_trajectory_reward(lab, training))),
+    }
+    found = {
+        name: [(_of_reply(credit, lab, one, one.reply), _of_reply(credit, lab, one, one.clean)) for one in replies]
+        for name, credit in systems.items()
+    }
+    pairs = zip(found[ARM], found[BACKBONE], strict=True)
+    advantages = [(arm[0] - backbone[0], arm[1] - backbone[1]) for arm, backbone in pairs]
+    return {ARM: found[ARM], ADVANTAGE: advantages, BACKBONE: found[BACKBONE], TRAJECTORY: found[TRAJECTORY]}
+
+
+@torch.no_grad()
+def _of_reply(credit: Credit, lab: Lab, planted: Planted, reply: str) -> Tensor:
+    """Credit of a reply's tokens and of its end, `(tokens of the reply + 1,)`."""
+    ids = [*lab.tokenizer(f"{planted.prompt} {reply}")["input_ids"], lab.tokenizer.eos_token_id]
+    return credit(torch.tensor(ids))[-count_tokens(reply) - 1 :]
 
 
 def hits(credit: Tensor, planted: Planted) -> dict[str, float]:
     """Whether the token with the least credit is the first wrong one, and whether it is in the planted sentence.
 
     Args:
-        credit: `(tokens of the reply,)`; the end of the text does not count.
+        credit: `(tokens of the reply + 1,)`; the end of the text, which is last, does not count.
         planted: the reply.
     """
     place = int(credit[: planted.length].argmin())
     return {
         "place": place,
-        FIELDS[0]: float(place == planted.wrong),
-        FIELDS[1]: float(planted.start <= place < planted.end),
+        FIRST: float(place == planted.wrong),
+        SENTENCE: float(planted.start <= place < planted.end),
     }
 
 
-@torch.no_grad()
-def token_credit(arm: AutoregressiveRewardModel, tokenizer: Any, planted: Planted) -> Tensor:
-    """An ARM's rewards of a reply's tokens, `(tokens of the reply,)`, in nats."""
-    ids = _ids(tokenizer, planted)
-    return arm.token_rewards(ids[None])[0, -planted.length :]
+def token_rewards(arm: AutoregressiveRewardModel) -> Credit:
+    """An ARM's rewards of tokens, in nats."""
+    return lambda ids: arm.token_rewards(ids[None])[0]
 
 
-@torch.no_grad()
-def prefix_credit(scores: PrefixScores, tokenizer: Any, planted: Planted) -> Tensor:
-    """By how much each token of a reply changes the score of the text so far."""
-    values = scores(_ids(tokenizer, planted))
-    return values.diff()[-planted.length :]
+def score_differences(classifier: Any) -> Credit:
+    """By how much each token changes what a sequence classifier with one label says of the text so far.
 
-
-def _ids(tokenizer: Any, planted: Planted) -> Tensor:
-    return tokenizer(f"{planted.prompt} {planted.reply}", return_tensors="pt")["input_ids"][0]
-
-
-def classifier_scores(classifier: Any) -> PrefixScores:
-    """Scores of all prefixes of a text by a sequence classifier with one label, in one forward.
-
-    It is causal and reads its score off the last token, so at any other place its head says what it would of that
-    prefix.
+    The classifier is causal and reads its score off the last token, so at any other place its head says what it would
+    of the text up to there: one forward gives the scores of all prefixes. The first token has 0.
     """
 
-    def scores(ids: Tensor) -> Tensor:
+    def credit(ids: Tensor) -> Tensor:
         hidden = classifier.base_model(input_ids=ids[None], use_cache=False).last_hidden_state
-        return classifier.score(hidden)[0, :, 0]
+        scores = classifier.score(hidden)[0, :, 0]
+        return scores.diff(prepend=scores[:1])
 
-    return scores
+    return credit

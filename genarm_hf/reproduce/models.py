@@ -1,6 +1,8 @@
 """Reward models of the lab: trained once a setting, then loaded."""
 
+import contextlib
 import copy
+import io
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,9 +84,10 @@ def _train_trajectory(lab: Lab, training: ArmTraining, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)  # head and adapter are drawn before the Trainer seeds
         args = TrainingArguments(output_dir=scratch, lr_scheduler_type="cosine", **_shared_arguments(training))
-        reward = train_trajectory_reward(
-            from_causal_lm(lab.strong), pairs, lab.tokenizer, args, peft_config=_lora(training.rank)
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # the Trainer prints its times
+            reward = train_trajectory_reward(
+                from_causal_lm(lab.strong), pairs, lab.tokenizer, args, peft_config=_lora(training.rank)
+            )
         reward.model.save_pretrained(folder)
 
 

@@ -28,6 +28,7 @@ class Planted:
     Attributes:
         prompt: with its template.
         reply: text.
+        clean: the reply before one of its sentences was replaced.
         kind: of the bad sentence.
         start: place of the sentence's first token among those of the reply.
         wrong: place of the first wrong token.
@@ -37,6 +38,7 @@ class Planted:
 
     prompt: str
     reply: str
+    clean: str
     kind: str
     start: int
     wrong: int
@@ -65,7 +67,7 @@ def plant(objective: str, prompt: str, seed: int) -> Planted:
         planted = [*sentences[:place], _bad_sentence(kind, prompt, rng), *sentences[place + 1 :]]
         points = sentence_points(objective, prompt, planted)
         if min(sentence_points(objective, prompt, sentences)) >= 0 and _only_negative(points) == place:
-            return _planted(objective, prompt, planted, place, kind)
+            return _planted(objective, prompt, sentences, planted, place, kind)
     raise ValueError(f"No reply to {prompt!r} without a sentence that costs {objective} points in {_DRAWS} draws.")
 
 
@@ -94,10 +96,20 @@ def _bad_sentence(kind: str, prompt: str, rng: random.Random) -> str:
     return step_sentence(other, rng.randrange(STEPS_PER_TOPIC), rng.choice(FRAMES), rng.choice(TAILS)).text
 
 
-def _planted(objective: str, prompt: str, sentences: Sequence[str], place: int, kind: str) -> Planted:
-    reply, start = " ".join(sentences), count_tokens(" ".join(sentences[:place]))
-    wrong = start + _first_wrong(objective, prompt, sentences[:place], sentences[place])
-    return Planted(prompt, reply, kind, start, wrong, start + count_tokens(sentences[place]), count_tokens(reply))
+def _planted(
+    objective: str, prompt: str, clean: Sequence[str], sentences: Sequence[str], place: int, kind: str
+) -> Planted:
+    start = count_tokens(" ".join(sentences[:place]))
+    return Planted(
+        prompt=prompt,
+        reply=" ".join(sentences),
+        clean=" ".join(clean),
+        kind=kind,
+        start=start,
+        wrong=start + _first_wrong(objective, prompt, sentences[:place], sentences[place]),
+        end=start + count_tokens(sentences[place]),
+        length=count_tokens(" ".join(sentences)),
+    )
 
 
 def _first_wrong(objective: str, prompt: str, before: Sequence[str], sentence: str) -> int:

@@ -13,9 +13,9 @@ from genarm_hf.reproduce.planting import Planted, plant
 
 
 def test_hits():
-    planted = Planted("p", "r", "reckless", start=2, wrong=3, end=5, length=6)
+    planted = Planted("p", "r", "c", "reckless", start=2, wrong=3, end=5, length=6)
     for place, first, inside in [(0, 0, 0), (2, 0, 1), (3, 1, 1), (4, 0, 1), (5, 0, 0)]:
-        values = torch.zeros(6)
+        values = torch.tensor([0.0] * 6 + [-2])  # the end of the text does not count
         values[place] = -1
         assert credit.hits(values, planted) == {"place": place, "first wrong token": first, "planted sentence": inside}
 
@@ -37,37 +37,22 @@ def lab():
     )
 
 
-def test_token_credit_is_of_the_reply_alone(lab):
+def test_credit_is_of_the_reply_and_its_end(lab):
     planted = plant("harmless", lab.prompts[0], 0)
-    ids = lab.tokenizer(planted.reply)["input_ids"]
-    assert credit.token_credit(Knowing(), lab.tokenizer, planted).tolist() == [-id for id in ids]
+    ids = [*lab.tokenizer(planted.clean)["input_ids"], lab.tokenizer.eos_token_id]
+    found = credit._of_reply(credit.token_rewards(Knowing()), lab, planted, planted.clean)
+    assert found.tolist() == [-id for id in ids]
 
 
-def test_prefix_credit_is_the_change_of_the_score(lab):
-    planted = plant("harmless", lab.prompts[0], 0)
-    start = len(lab.tokenizer(planted.prompt)["input_ids"])
-
-    def scores(ids):  # falls at the first wrong token, and stays low
-        return torch.where(torch.arange(len(ids)) >= start + planted.wrong, -1.0, 0.5)
-
-    values = credit.prefix_credit(scores, lab.tokenizer, planted)
-    assert len(values) == planted.length
-    assert credit.hits(values, planted) == {
-        "place": planted.wrong,
-        "first wrong token": 1,
-        "planted sentence": 1,
-    }
-
-
-def test_scores_of_prefixes_are_those_of_texts_cut_short():
+def test_score_differences_are_those_of_texts_cut_short():
     config = LlamaConfig(
         vocab_size=16, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_labels=1, pad_token_id=0
     )
     classifier, ids = LlamaForSequenceClassification(config).eval(), torch.tensor([3, 5, 7, 2])
     with torch.no_grad():
-        scores = credit.classifier_scores(classifier)(ids)
-        alone = torch.cat([classifier(input_ids=ids[None, : n + 1]).logits[0] for n in range(4)])
-    torch.testing.assert_close(scores, alone)
+        found = credit.score_differences(classifier)(ids)
+        scores = torch.cat([classifier(input_ids=ids[None, : n + 1]).logits[0] for n in range(4)])
+    torch.testing.assert_close(found, torch.cat([torch.zeros(1), scores.diff()]))
 
 
 def test_the_claim_compares_all_systems(lab, tmp_path, monkeypatch):
@@ -75,17 +60,20 @@ def test_the_claim_compares_all_systems(lab, tmp_path, monkeypatch):
     monkeypatch.setattr(credit, "untrained_arm", lambda lab: Knowing())
     monkeypatch.setattr(credit, "trained_trajectory_reward", lambda lab, training: None)
     monkeypatch.setattr(credit, "unwrap", lambda model: model)
-    monkeypatch.setattr(credit, "classifier_scores", lambda model: lambda ids: -ids.float())
+    monkeypatch.setattr(credit, "score_differences", lambda model: lambda ids: ids.float())
     rows = credit.run(lab, tmp_path, lambda message: None)
     systems = (credit.ARM, credit.ADVANTAGE, credit.BACKBONE, credit.TRAJECTORY, credit.CHANCE)
     overall = [row for row in rows if "kind" not in row["where"]]
     assert [row["where"]["system"] for row in overall] == [*systems, *systems]
-    assert all(row["values"]["planted sentence"]["count"] == 6 for row in overall)
-    chance = overall[4]["values"]["planted sentence"]["mean"]
+    assert all(value["count"] == 6 for row in overall for value in row["values"].values())
     lines = [line for line in read(tmp_path / "samples.jsonl") if line["objective"] == "helpful"]
-    assert chance == pytest.approx(
-        sum(line["planted sentence"] for line in lines if line["system"] == credit.CHANCE) / 6
-    )
+    for row in overall[:5]:
+        own = [line for line in lines if line["system"] == row["where"]["system"]]
+        for field in credit.FIELDS:
+            assert row["values"][field]["mean"] == pytest.approx(sum(line[field] for line in own) / 6)
+    # what one system prefers, its opposite does not
+    arm, trajectory = (overall[place]["values"]["clean reply preferred"]["mean"] for place in (0, 3))
+    assert arm == pytest.approx(1 - trajectory)
     assert len(credit.findings(rows)) == 2
     credit.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0

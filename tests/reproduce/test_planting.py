@@ -42,6 +42,8 @@ def test_one_sentence_costs_points_and_it_is_the_planted_one(objective):
         assert 0 < place < len(sentences) - 1 or len(sentences) == 2
         assert one.start == count_tokens(" ".join(sentences[:place]))
         assert one.start <= one.wrong < one.end <= one.length == count_tokens(one.reply)
+        assert min(planting.sentence_points(objective, prompt, split_sentences(one.clean))) >= 0
+        assert sum(a != b for a, b in zip(sentences, split_sentences(one.clean), strict=True)) == 1
         assert one.end - one.start == count_tokens(sentences[place])
         assert planting.plant(objective, prompt, seed=0) == one
     assert planting.plant(objective, prompt, seed=1) != one
