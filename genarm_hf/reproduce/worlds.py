@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 Tables = list[Tensor]
 
@@ -105,8 +106,13 @@ def sampled(preferences: Tensor, pairs: int, seed: int) -> Tensor:
     return torch.bincount(drawn, minlength=preferences.numel()).view_as(preferences).to(preferences) / pairs
 
 
+def preference_loss(rewards: Tensor, preferences: Tensor) -> float:
+    """`E[-log sigmoid(reward of the chosen - reward of the rejected)]`, exactly; see [`preference_gradient`]."""
+    return float(-(preferences * logsigmoid(rewards[:, None] - rewards)).sum())
+
+
 def preference_gradient(rewards: Tensor, preferences: Tensor) -> Tensor:
-    """Gradient in the rewards of `E[-log sigmoid(reward of the chosen - reward of the rejected)]`, exactly.
+    """Gradient of [`preference_loss`] in the rewards.
 
     Args:
         rewards: `(texts,)`.
