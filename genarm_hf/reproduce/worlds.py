@@ -46,8 +46,9 @@ def conditionals(log_weights: Tensor, vocab: int, length: int) -> Tables:
 
     ```python
     >>> tables = conditionals(torch.tensor([0.0625, 0.1875, 0.1875, 0.5625]).log(), vocab=2, length=2)
-    >>> [table.exp().tolist() for table in tables]
-    [[[0.25, 0.75]], [[0.25, 0.75], [0.25, 0.75]]]
+    >>> tables[0].exp(), tables[1].exp()
+    (tensor([[0.2500, 0.7500]]), tensor([[0.2500, 0.7500],
+            [0.2500, 0.7500]]))
 
     ```
     """
