@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 PIP = -m pip install -qq --disable-pip-version-check
 PYTEST = -m pytest -n $(WORKERS) --dist loadscope
 
-.PHONY: demo test check test-min test-vllm bench format clean .vllm
+.PHONY: demo test check test-min test-vllm bench reproduce-fast format clean .vllm
 
 ## demo: train a reward model, save it, load it, and let it guide a base model (under five minutes on two cores)
 demo: $(VENV)/.demo
@@ -44,6 +44,10 @@ test-vllm: $(VENV_VLLM)/.test
 ## bench: what guidance costs on this machine
 bench: $(VENV)/.demo
 	$(VENV)/bin/genarm-hf bench decode
+
+## reproduce-fast: the paper's claims in a small lab (under ten minutes on two cores); `genarm-hf reproduce` has the full one
+reproduce-fast: $(VENV)/.dev
+	$(VENV)/bin/genarm-hf reproduce --fast
 
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .

@@ -154,6 +154,11 @@ def without_adapters(model: Any) -> Any:
     return _bare[model]
 
 
+def with_adapters(bare: Any) -> Any:
+    """What [`without_adapters`] made this of; any other model is itself."""
+    return next((model for model, made in _bare.items() if made is bare), bare)
+
+
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     """Tensors that a module itself holds: parameters, buffers, plain attributes, and those of a quantisation state."""
     attributes = [vars(value).values() for value in vars(module).values() if hasattr(value, "__dict__")]

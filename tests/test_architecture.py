@@ -13,7 +13,7 @@ LONGEST_BODY = 50
 
 # A module imports from its own layer or from those above it in this list.
 LAYERS = (
-    ("post_import",),
+    ("files", "post_import"),
     ("configuration_genarm",),
     ("guidance",),
     ("vocabulary",),
@@ -25,6 +25,7 @@ LAYERS = (
     ("playground",),
     ("integrations",),
     ("benchmarks",),
+    ("reproduce",),
     ("cli", "__main__"),
 )
 # They tie the layers together for whoever imports the package, so they may name all of them; nothing imports them.

@@ -9,7 +9,7 @@ from ..decoding.guided_model import guide
 from ..modeling_implicit import ImplicitRewardModel
 
 
-def mod(
+def mod_generate(
     model: Any,
     tuned_models: Sequence[Any],
     weights: Sequence[float] | Tensor,
@@ -50,10 +50,10 @@ def mod(
 
 
 def mixture(model: Any, tuned_models: Sequence[Any], weights: Sequence[float] | Tensor | Callable[[int], Any]) -> Any:
-    """The mixture that [`mod`] generates from, as a guided model to be scored with.
+    """The mixture that [`mod_generate`] generates from, as a guided model to be scored with.
 
     Args:
-        model: as in [`mod`].
+        model: as in [`mod_generate`].
         tuned_models: likewise.
         weights: likewise.
     """

@@ -18,6 +18,7 @@ COMMANDS = {
     "compose": "write a folder that vLLM serves: --model BASE --reward-model ARM --output DIR",
     "serve": "serve it over HTTP, each request with its own alpha: DIR, or --model BASE --reward-model ARM",
     "bench": "time guided decoding on this machine",
+    "reproduce": "measure the paper's claims, all of them or one: [CLAIM] [--fast]",
 }
 _INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .files import check_figure, written_whole
+from ..files import written_whole
+from .files import check_figure
 from .loading import load_base, quiet
 from .parsing import CommandParser, UsageError, parse_numbers
 from .text import table

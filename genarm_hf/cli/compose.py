@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import written_whole
+from ..files import written_whole
 from .loading import open_part, quiet
 from .parsing import CommandParser, UsageError
 

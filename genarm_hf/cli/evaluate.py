@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .files import check_figure, written_whole
+from ..files import written_whole
+from .files import check_figure
 from .loading import find_device, load_judge, load_tokenizer, quiet
 from .parsing import CommandParser, UsageError
 from .text import paragraph, table

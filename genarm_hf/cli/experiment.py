@@ -16,8 +16,8 @@ from transformers import AutoModel, PrinterCallback, TrainerCallback
 
 from .. import playground
 from ..evaluation import log_ratios, mean_interval
+from ..files import written_whole
 from ..modeling_genarm import AutoregressiveRewardModel
-from .files import written_whole
 
 MAX_NEW_TOKENS = 96  # no reply of the playground is longer
 _SAMPLING: dict[str, Any] = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import written_whole
+from ..files import written_whole
 from .text import paragraph, side_by_side, table
 
 if TYPE_CHECKING:

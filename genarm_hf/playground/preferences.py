@@ -144,12 +144,12 @@ def preference_pairs(
     prompts = sample_prompts(n, seed, split)
     model = load_base() if base is None else base
     options = {"temperature": temperature, "batch_size": batch_size, "show_progress": show_progress}
-    drawn = _distinct_replies(model, load_tokenizer(), prompts, seed, options)
+    drawn = distinct_replies(model, load_tokenizer(), prompts, seed, options)
     rng = random.Random(seed)
     return [label(objective, prompt, replies, rng, scale) for prompt, replies in zip(prompts, drawn, strict=True)]
 
 
-def _distinct_replies(
+def distinct_replies(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     prompts: list[str],

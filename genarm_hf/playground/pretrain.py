@@ -1,8 +1,9 @@
-"""Rebuild the playground's base model: `python -m genarm_hf.playground.pretrain`.
+"""Rebuild the playground's base model, or make a weaker or stronger one: `python -m genarm_hf.playground.pretrain`.
 
-A small Llama learns the generator's text (prompt and reply tokens) from scratch, and is saved in bfloat16 together with
-the tokenizer. The run is deterministic in its seed and thread count. Texts are drawn fresh, never repeated, and batched
-by length, so hardly any of the compute goes to padding.
+A small Llama learns the generator's text (prompt and reply tokens), and is saved in bfloat16 together with the
+tokenizer. It starts from scratch; the strong one starts as a wider copy of the packaged base (`growth`). The run is
+deterministic in its seed and thread count. Texts are drawn fresh, never repeated, and batched by length, so hardly any
+of the compute goes to padding.
 """
 
 import argparse
@@ -28,17 +29,44 @@ BASE_DIRECTORY = Path(__file__).parent / "base"
 _BATCHES_PER_SORT = 32  # texts are sorted by length within this many batches, then the batches are shuffled
 
 
-def build_model(tokenizer: "PreTrainedTokenizerBase") -> "LlamaForCausalLM":
-    """A randomly initialised base model: 1.6M parameters, heads of size 32 (which vLLM supports too)."""
+@dataclass(frozen=True)
+class Size:
+    """Shape of a model, and the training it needs.
+
+    Attributes:
+        hidden_size: its width; heads have 32 of it (which vLLM supports too), the MLP twice as much.
+        layers: number of them.
+        steps: of training, 32 texts each.
+        learning_rate: at its highest.
+        grown: starts as a wider copy of the packaged base, and not from scratch.
+    """
+
+    hidden_size: int
+    layers: int
+    steps: int
+    learning_rate: float
+    grown: bool = False
+
+
+SIZES = {
+    "weak": Size(hidden_size=96, layers=3, steps=400, learning_rate=6e-3),
+    "base": Size(hidden_size=192, layers=4, steps=2000, learning_rate=3e-3),
+    "strong": Size(hidden_size=384, layers=4, steps=60, learning_rate=2e-4, grown=True),
+}
+"""0.3M, 1.6M (the packaged one) and 6.1M parameters."""
+
+
+def build_model(tokenizer: "PreTrainedTokenizerBase", size: Size = SIZES["base"]) -> "LlamaForCausalLM":
+    """A randomly initialised model."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=6,
+        hidden_size=size.hidden_size,
+        intermediate_size=2 * size.hidden_size,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.hidden_size // 32,
+        num_key_value_heads=size.hidden_size // 32,
         head_dim=32,
         max_position_embeddings=256,
         tie_word_embeddings=True,
@@ -137,15 +165,32 @@ def save(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerBase", output
     return evaluate(rounded.float().eval(), tokenizer)
 
 
+def _initial(tokenizer: "PreTrainedTokenizerBase", size: Size, seed: int) -> "LlamaForCausalLM":
+    torch.manual_seed(seed)
+    if not size.grown:
+        return build_model(tokenizer, size)
+    from . import load_base
+    from .growth import widen
+
+    return widen(load_base(), seed)
+
+
 def pretrain(
-    steps: int, batch_size: int, learning_rate: float, seed: int, output: Path, save_every: int = 0
+    size: str,
+    output: Path,
+    steps: int | None = None,
+    batch_size: int = 32,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    save_every: int = 0,
 ) -> tuple["LlamaForCausalLM", Fit]:
-    """Train a base model from scratch and save it; see the module's command for the arguments."""
+    """Train a model and save it; see the module's command for the arguments."""
     from tqdm.auto import tqdm
 
-    torch.manual_seed(seed)
+    steps = SIZES[size].steps if steps is None else steps
+    learning_rate = SIZES[size].learning_rate if learning_rate is None else learning_rate
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer).train()
+    model = _initial(tokenizer, SIZES[size], seed).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, steps, min(200, steps // 10)))
     progress = tqdm(batches(tokenizer, steps, batch_size, seed), total=steps, unit="step")
@@ -166,14 +211,18 @@ def pretrain(
 def main(argv: list[str] | None = None) -> int:
     """Parse, pretrain, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=BASE_DIRECTORY, help="where to save (default: the package)")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--size", choices=list(SIZES), default="base", help="0.3M, 1.6M or 6.1M parameters")
+    parser.add_argument("--output", type=Path, help="where to save (the base: in the package, if not said otherwise)")
+    parser.add_argument("--steps", type=int, help="default: what the size needs")
     parser.add_argument("--batch-size", type=int, default=32, help="texts a step")
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, help="default: the size's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-every", type=int, default=0, help="also save after so many steps (0: only at the end)")
     arguments = vars(parser.parse_args(argv))
+    if arguments["output"] is None and arguments["size"] != "base":
+        parser.error(f"--size {arguments['size']} needs --output: the package has the base only")
+    arguments["output"] = arguments["output"] or BASE_DIRECTORY
     torch.set_num_threads(arguments.pop("threads"))
     model, fit = pretrain(**arguments)
     print(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import set_seed
 
-from genarm_hf.baselines.mod import mixture, mod
+from genarm_hf.baselines.mod import mixture, mod_generate
 
 from ..conftest import EOS, PAD, prompts, tiny
 from ..decoding.reference import next_logits
@@ -37,7 +37,7 @@ def test_greedy_decoding_is_the_closed_forms() -> None:
         chosen = torch.where(done, PAD, closed_form(tuned, ROWS, ids, mask).argmax(-1))
         done |= chosen == EOS
         ids, mask = torch.cat([ids, chosen[:, None]], 1), torch.nn.functional.pad(mask, (0, 1), value=1)
-    output = mod(base, tuned, ROWS, **prompt, max_new_tokens=10, do_sample=False)
+    output = mod_generate(base, tuned, ROWS, **prompt, max_new_tokens=10, do_sample=False)
     assert torch.equal(output, ids[:, : output.shape[1]])
 
 
@@ -47,7 +47,7 @@ def test_weight_one_is_that_model() -> None:
     set_seed(0)
     expected = tuned[1].generate(**prompts(2), **settings)
     set_seed(0)
-    assert torch.equal(mod(base, tuned, [0.0, 1.0], **prompts(2), **settings), expected)
+    assert torch.equal(mod_generate(base, tuned, [0.0, 1.0], **prompts(2), **settings), expected)
 
 
 def test_adapters_go_through_the_references_pass() -> None:
@@ -67,4 +67,4 @@ def test_adapters_go_through_the_references_pass() -> None:
 
 def test_a_weight_for_each_model() -> None:
     with pytest.raises(ValueError, match=r"\(2,\) for the 2 reward model"):
-        mod(tiny("llama"), [tiny("gpt2"), tiny("gpt2", seed=1)], [1.0], prompts(1)["input_ids"])
+        mod_generate(tiny("llama"), [tiny("gpt2"), tiny("gpt2", seed=1)], [1.0], prompts(1)["input_ids"])

@@ -59,3 +59,16 @@ def test_labels_cover_reply_and_end_only():
     )
     assert batch.labels[0].tolist() == [-100] * 4 + tokenizer("Good luck with it.")["input_ids"] + [2]
     assert batch.labels[1].tolist() == [-100] * 2 + tokenizer("Hello.")["input_ids"] + [2] + [-100] * 5
+
+
+def test_sizes():
+    tokenizer = load_tokenizer()
+    counts = {name: pretrain.build_model(tokenizer, size).num_parameters() for name, size in pretrain.SIZES.items()}
+    assert counts["base"] == load_base().num_parameters()
+    assert 0.2e6 <= counts["weak"] <= 0.4e6 and 6e6 <= counts["strong"] <= 12e6
+
+
+def test_other_sizes_need_a_place_of_their_own(capsys):
+    with pytest.raises(SystemExit):
+        pretrain.main(["--size", "weak"])
+    assert "--size weak needs --output" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import pytest
 
-from genarm_hf.cli.files import written_whole
+from genarm_hf.files import written_whole
 
 
 def test_files_and_folders_appear_when_complete(tmp_path):

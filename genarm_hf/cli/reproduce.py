@@ -1,0 +1,125 @@
+"""`genarm-hf reproduce`: the paper's claims, measured here: every sample, a table and a figure each, and one page."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .loading import quiet
+from .parsing import CommandParser, UsageError
+from .text import paragraph, table
+
+if TYPE_CHECKING:
+    from ..reproduce.lab import Lab
+
+_ALL, _LAB, _REPORT = "all", "lab", "report"
+
+
+@dataclass
+class ReproduceOptions:
+    """What may be varied."""
+
+    fast: bool = field(
+        default=False, metadata={"help": "a smaller lab and fewer seeds: minutes, to see that everything works"}
+    )
+    output: str = field(
+        default="",
+        metadata={"help": "folder of results; default: reproduce-output, or reproduce-fast", "metavar": "DIR"},
+    )
+    lab: str = field(
+        default="",
+        metadata={
+            "help": "folder of trained models and drawn pairs; default: $GENARM_HF_LAB, or genarm_hf/lab in the cache",
+            "metavar": "DIR",
+        },
+    )
+    page: str = field(
+        default="", metadata={"help": "the page that report writes; default: results.md in DIR", "metavar": "FILE"}
+    )
+    threads: int = field(default=2, metadata={"help": "CPU threads", "metavar": "N"})
+    claim: str = field(init=False, default=_ALL)
+
+
+def parser() -> CommandParser:
+    """The command line of `genarm-hf reproduce`."""
+    from ..reproduce.claims import CLAIMS
+
+    return CommandParser(
+        ReproduceOptions,
+        "reproduce",
+        "Measure the paper's claims in a world with exact rewards. What was interrupted goes on where it stopped.",
+        positional=(
+            "claim",
+            f"one of {', '.join(CLAIMS)}; {_ALL}: every claim and the page; {_LAB}: pretrain the base models only; "
+            f"{_REPORT}: write the page from what is on disk",
+        ),
+    )
+
+
+def run(options: ReproduceOptions) -> None:
+    """Run one claim or all, and print what was found."""
+    from ..reproduce.claims import CLAIMS
+
+    claims = list(CLAIMS) if options.claim == _ALL else [options.claim] if options.claim in CLAIMS else []
+    _check(options, claims)
+    output = Path(options.output or ("reproduce-fast" if options.fast else "reproduce-output"))
+    if options.claim == _LAB:
+        _pretrain(options)
+    for claim in claims:
+        _reproduce(claim, options, output)
+    if options.claim in (_ALL, _REPORT):
+        _report(options, output)
+
+
+def _check(options: ReproduceOptions, claims: list[str]) -> None:
+    if not claims and options.claim not in (_LAB, _REPORT):
+        from ..reproduce.claims import CLAIMS
+
+        names = ", ".join([*CLAIMS, _ALL, _LAB, _REPORT])
+        raise UsageError(f"reproduce: {options.claim!r} is no claim; there are {names}.")
+    if options.threads < 1:
+        raise UsageError(f"reproduce: `--threads` must be at least 1, got {options.threads}.")
+    if options.page and options.claim not in (_ALL, _REPORT):
+        raise UsageError(f"reproduce: `--page` is for {_ALL} and {_REPORT}, not for {options.claim}.")
+    for name in ("output", "lab"):
+        if getattr(options, name) and Path(getattr(options, name)).is_file():
+            raise UsageError(f"reproduce: `--{name}` must be a folder, and {getattr(options, name)!r} is a file.")
+
+
+def _open_lab(options: ReproduceOptions) -> "Lab":
+    import torch
+
+    from ..reproduce.lab import Lab, default_folder
+
+    torch.set_num_threads(options.threads)
+    return Lab(Path(options.lab) if options.lab else default_folder(), options.fast)
+
+
+def _pretrain(options: ReproduceOptions) -> None:
+    lab = _open_lab(options)
+    with quiet():
+        models = {"strong": lab.strong, "weak": lab.weak}
+    for name, model in models.items():
+        print(f"{name}: {model.num_parameters():,} parameters, {model.config.name_or_path}")
+
+
+def _reproduce(claim: str, options: ReproduceOptions, output: Path) -> None:
+    from ..reproduce.claims import reproduce
+    from ..reproduce.page import tables
+
+    lab = _open_lab(options)
+    described = ", ".join(f"{key}: {value}" for key, value in lab.describe().items())
+    print(paragraph(f"{claim}. {described}."))
+    with quiet():
+        found = reproduce(claim, lab, output, progress=lambda message: print(f"  {message}", flush=True))
+    for title, header, cells in tables(found["rows"]):
+        print("\n".join(["", title, table(header, cells)]))
+    print("\n" + "\n\n".join(paragraph(finding) for finding in found["findings"]))
+    print(f"\nSamples, table and figure: {output / claim}\n")
+
+
+def _report(options: ReproduceOptions, output: Path) -> None:
+    from ..reproduce.page import write_page
+
+    page = Path(options.page) if options.page else output / "results.md"
+    names = write_page(output, page)
+    print(f"{page}: {', '.join(names)}")

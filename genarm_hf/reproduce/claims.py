@@ -1,0 +1,60 @@
+"""The claims, and running one: its samples, its table and its figure, each complete or not there."""
+
+import json
+import shlex
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..benchmarks.timing import environment
+from ..evaluation.runner import read
+from ..files import written_whole
+from .lab import Lab
+
+CLAIMS = {
+    "expressiveness": 5,
+    "credit": 7,
+}
+"""Name of a claim, which is that of its module, to its number; in the order in which they run."""
+
+TABLE, FIGURE = "table.json", "figure.png"
+
+
+def reproduce(name: str, lab: Lab, output: Path, progress: Callable[[str], Any] = lambda message: None) -> dict:
+    """Measure a claim and write what came out.
+
+    Args:
+        name: one of `CLAIMS`.
+        lab: of models and prompts.
+        output: gets a folder of the claim's name, with `samples.jsonl`, `table.json` and `figure.png`.
+        progress: told what is being done.
+
+    Returns:
+        what `table.json` holds.
+    """
+    module: Any = import_module(f".{name}", __package__)
+    folder, started = output / name, time.perf_counter()
+    rows = module.run(lab, folder, lambda message: progress(f"{name}: {message}"))
+    found = {
+        "claim": name,
+        "number": CLAIMS[name],
+        "title": module.TITLE,
+        "paper": module.CLAIM,
+        "findings": module.findings(rows),
+        "command": shlex.join(["genarm-hf", "reproduce", name, *(["--fast"] if lab.fast else [])]),
+        "lab": lab.describe(),
+        "environment": environment(),
+        "seconds_of_last_run": round(time.perf_counter() - started, 1),
+        "samples": {file.name: len(read(file)) for file in sorted(folder.glob("*.jsonl"))},
+        "rows": rows,
+    }
+    with written_whole(folder / TABLE) as draft:
+        draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    try:
+        with written_whole(folder / FIGURE) as draft:
+            module.plot(rows, draft)
+    except ImportError as error:
+        progress(f"{name}: no figure was drawn. {error}")
+    return found

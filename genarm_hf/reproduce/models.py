@@ -1,0 +1,148 @@
+"""Reward models of the lab: trained once a setting, then loaded."""
+
+import contextlib
+import copy
+import io
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..modeling_genarm import AutoregressiveRewardModel
+from .lab import Lab
+
+
+@dataclass(frozen=True)
+class ArmTraining:
+    """How an ARM is trained; the defaults suit LoRA on the lab's strong base.
+
+    Attributes:
+        objective: what the judge prefers.
+        seed: of pairs and training.
+        pairs: number of pairs.
+        backbone: `"strong"`, with a LoRA adapter of this rank, or `"weak"`, with all weights.
+        beta: inverse temperature of the loss.
+        learning_rate: at its highest.
+        rank: of the adapter.
+        batch_size: pairs a step.
+        label_scale: of the judge, per point (`Lab.pairs`).
+        length_normalize: train on log-probabilities per token.
+    """
+
+    objective: str
+    seed: int
+    pairs: int
+    backbone: str = "strong"
+    beta: float = 0.1
+    learning_rate: float = 3e-3
+    rank: int = 16
+    batch_size: int = 8
+    label_scale: float = 1.0
+    length_normalize: bool = False
+
+
+def trained_arm(lab: Lab, training: ArmTraining) -> AutoregressiveRewardModel:
+    """An ARM, trained if the lab does not have it yet. A LoRA one shares the weights of `lab.strong`."""
+    settings = {**asdict(training), "base": lab.strong_settings()}
+    folder = lab.trained(f"arm-{training.objective}", settings, lambda draft: _train(lab, training, draft))
+    shared: dict[str, Any] = {"base_model": lab.strong} if training.backbone == "strong" else {}
+    return AutoregressiveRewardModel.from_pretrained(folder, **shared).eval()
+
+
+def untrained_arm(lab: Lab, backbone: str = "strong") -> AutoregressiveRewardModel:
+    """The backbone itself, read as a reward model: what has learned nothing from pairs."""
+    return AutoregressiveRewardModel.from_backbone(lab.strong if backbone == "strong" else lab.weak)
+
+
+def trained_trajectory_reward(lab: Lab, training: ArmTraining) -> Any:
+    """A sequence classifier on the strong base, trained on the pairs that this ARM is trained on, by LoRA likewise.
+
+    Its loss has no beta; what else the training says holds for both.
+    """
+    from peft import PeftModel
+
+    from ..baselines.trajectory_rewards import from_causal_lm
+
+    settings = {**asdict(training), "base": lab.strong_settings()}
+    for name in ("beta", "backbone", "length_normalize"):
+        del settings[name]
+    folder = lab.trained(
+        f"trajectory-{training.objective}", settings, lambda draft: _train_trajectory(lab, training, draft)
+    )
+    return PeftModel.from_pretrained(from_causal_lm(lab.strong), folder).eval()
+
+
+def _train_trajectory(lab: Lab, training: ArmTraining, folder: Path) -> None:
+    from transformers import TrainingArguments
+
+    from ..baselines.reward_training import train_trajectory_reward
+    from ..baselines.trajectory_rewards import from_causal_lm
+
+    pairs = lab.pairs(training.objective, training.pairs, training.seed, training.label_scale)
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)  # head and adapter are drawn before the Trainer seeds
+        args = TrainingArguments(output_dir=scratch, lr_scheduler_type="cosine", **_shared_arguments(training))
+        with contextlib.redirect_stdout(io.StringIO()):  # the Trainer prints its times
+            reward = train_trajectory_reward(
+                from_causal_lm(lab.strong), pairs, lab.tokenizer, args, peft_config=_lora(training.rank)
+            )
+        reward.model.save_pretrained(folder)
+
+
+def _train(lab: Lab, training: ArmTraining, folder: Path) -> None:
+    from transformers import PrinterCallback
+
+    from ..training import ARMTrainer
+
+    pairs = lab.pairs(training.objective, training.pairs, training.seed, training.label_scale)
+    strong = training.backbone == "strong"
+    model = lab.strong if strong else copy.deepcopy(lab.weak)
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)  # an adapter is drawn before the Trainer seeds
+        trainer = ARMTrainer(
+            model,
+            args=_arguments(training, scratch),
+            train_dataset=pairs,
+            processing_class=lab.tokenizer,
+            peft_config=_lora(training.rank) if strong else None,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        trainer.save_model(str(folder))
+
+
+def _lora(rank: int) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def _arguments(training: ArmTraining, scratch: str) -> Any:
+    from ..training import ARMTrainingArguments
+
+    return ARMTrainingArguments(
+        output_dir=scratch,
+        objective=training.objective,
+        beta=training.beta,
+        length_normalize=training.length_normalize,
+        **_shared_arguments(training),
+    )
+
+
+def _shared_arguments(training: ArmTraining) -> dict[str, Any]:
+    """What both kinds of reward model are trained with."""
+    return {
+        "learning_rate": training.learning_rate,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": training.batch_size,
+        "warmup_steps": 5,
+        "seed": training.seed,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }

@@ -1,0 +1,70 @@
+"""`genarm-hf reproduce`: one claim, all of them, the page; a claim that costs nothing stands for the real ones."""
+
+import json
+import sys
+from types import ModuleType
+
+import pytest
+
+from genarm_hf.cli import main
+from genarm_hf.reproduce import claims, page
+from genarm_hf.reproduce.samples import collect, summarise
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A claim of one cell and two samples."""
+    module = ModuleType("genarm_hf.reproduce.toy")
+    made = []
+
+    def run(lab, output, progress):
+        def make(cell):
+            made.append(cell)
+            return [{"prompt": prompt, "reward": prompt + len(lab.prompts)} for prompt in range(2)]
+
+        return summarise(collect(output / "samples.jsonl", [{"seed": 0}], make, progress), ["seed"], ["reward"])
+
+    module.run, module.findings, module.TITLE, module.CLAIM = run, lambda rows: ["So it is."], "Toy", "It is."
+    module.plot = lambda rows, path: path.write_text("drawn")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for place in (claims, page):
+        monkeypatch.setattr(place, "CLAIMS", {"toy": 9})
+    return made
+
+
+def test_all_claims_and_their_page(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "--fast", "--threads", "1", "--lab", "lab"]) == 0
+    out = capsys.readouterr().out
+    assert "So it is." in out and "60.5" in out and "1 of 1: seed 0" in out
+    found = json.loads((tmp_path / "reproduce-fast" / "toy" / "table.json").read_text())
+    assert found["command"] == "genarm-hf reproduce toy --fast" and found["lab"]["lab"] == "fast"
+    assert (tmp_path / "reproduce-fast" / "toy" / "figure.png").read_text() == "drawn"
+    assert "## 9. Toy" in (tmp_path / "reproduce-fast" / "results.md").read_text()
+    assert main(["reproduce", "toy", "--fast", "--threads", "1", "--lab", "lab"]) == 0
+    assert len(toy) == 1  # what is on disk is not made again
+
+
+def test_the_full_set_has_a_folder_of_its_own(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "toy", "--threads", "1", "--lab", "lab"]) == 0
+    assert "300 (300 to 301)" in capsys.readouterr().out
+    assert main(["reproduce", "report", "--page", "docs/page.md"]) == 0
+    assert "300 (300 to 301)" in (tmp_path / "docs" / "page.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["nonsense"], "'nonsense' is no claim; there are expressiveness, credit, all, lab, report."),
+        (["--threads", "0"], "`--threads` must be at least 1, got 0."),
+        (["credit", "--page", "x.md"], "`--page` is for all and report, not for credit."),
+        (["report"], "no table.json of a claim"),
+        (["--lab", "file"], "`--lab` must be a folder, and 'file' is a file."),
+    ],
+)
+def test_bad_input(argv, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert main(["reproduce", *argv]) == 2
+    assert said in capsys.readouterr().err
