@@ -6,6 +6,7 @@ No weights are read. Every check is that of loading, of `generate()` or of servi
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -82,8 +83,8 @@ def run(options: DoctorOptions) -> int:
     _check(options)
     found = Diagnosis()
     with quiet():
-        base = found.attempt(lambda: open_base(options.model))
-        arms = [found.attempt(lambda name=name: open_reward_model(name, base)) for name in options.reward_model]
+        base = found.attempt(partial(open_base, options.model))
+        arms = [found.attempt(partial(open_reward_model, name, base)) for name in options.reward_model]
         if base is not None and all(arms):
             examine(options, base, arms, found)
     for title, text in found.facts:
@@ -126,7 +127,7 @@ def examine(options: DoctorOptions, base: Outline, arms: list[Outline], found: D
     found.facts.append(("Models", _models(base, arms)))
     for index, arm in enumerate(arms):
         name = f"reward_models[{index}] ({arm.name})"
-        found.attempt(lambda arm=arm, name=name: as_reward_lm(arm.model, name, base.model))
+        found.attempt(partial(as_reward_lm, arm.model, name, base.model))
         _vocabulary(base, arm, name, found)
     length = _length(options, base, arms, found)
     found.facts.append(("Precision", _precision(base, arms)))
@@ -161,7 +162,7 @@ def _vocabulary(base: Outline, arm: Outline, name: str, found: Diagnosis) -> Non
     from ..vocabulary import check_vocabularies
 
     known = len(found.problems)
-    found.attempt(lambda: check_vocabularies(base.model, arm.model, name, base.tokenizer, arm.tokenizer))
+    found.attempt(partial(check_vocabularies, base.model, arm.model, name, base.tokenizer, arm.tokenizer))
     if len(found.problems) > known:
         return
     sizes = _vocab_size(base), _vocab_size(arm)

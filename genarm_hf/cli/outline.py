@@ -115,7 +115,7 @@ def open_reward_model(name: str, base: Outline | None) -> Outline:
     genarm = config if isinstance(config, GenARMConfig) else None
     if fields is not None:
         return _open_adapter(repo, fields, genarm, base)
-    inner = config if genarm is None else genarm.text_config
+    inner: Any = config if genarm is None else genarm.text_config
     inner._name_or_path = name
     return Outline(name, _empty(inner), genarm, None, _stored(repo, "model"), False, _tokenizer(name))
 

@@ -171,6 +171,7 @@ def test_a_composition_goes_there_and_back(hub, arm, tmp_path, run):
 
     # as its card says to use it
     config = GenerationConfig.from_pretrained("org/guided")
+    assert config.reward_models == ["org/helpful"] and config.alpha == [0.5]
     model, inputs = AutoModelForCausalLM.from_pretrained("org/base"), prompts(2)
     found = model.generate(**inputs, generation_config=config, max_new_tokens=8)
     expected = base.generate(**inputs, reward_models=[AutoModel.from_pretrained(arm)], alpha=0.5, max_new_tokens=8)

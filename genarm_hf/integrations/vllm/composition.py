@@ -253,6 +253,7 @@ def write(composition: Composition, directory: Path) -> None:
 def _generation_config(repo: Repository, composition: Composition) -> dict[str, Any]:
     """The base's, with guidance: `generate(generation_config=...)` of the base is then guided in transformers too."""
     own = repo.json(GENERATION) or GenerationConfig.from_model_config(composition.base.config).to_diff_dict()
+    own.pop("_from_model_config", None)  # with it, transformers would not read fields that it does not know: unguided
     return own | {"reward_models": [part.model for part in composition.arms], "alpha": list(composition.alphas)}
 
 
