@@ -159,10 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body, status = path.read_bytes(), 200
         headers["ETag"] = f'"{_tag(path)}"'
-        start = self.headers.get("Range", "").removeprefix("bytes=").partition("-")[0]
+        start, _, end = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
         if start:
-            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            body, status = body[int(start) :], 206
+            last = min(int(end or len(body)), len(body) - 1)
+            headers["Content-Range"] = f"bytes {start}-{last}/{len(body)}"
+            body, status = body[int(start) : last + 1], 206
         self._answer(status, body, headers)
 
     # ------------------------------------------------------------------ writing

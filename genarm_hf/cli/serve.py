@@ -80,9 +80,10 @@ def run(options: ServeOptions) -> None:
     if not options.folder:
         write_folder(ComposeOptions(options.model, str(folder), options.reward_model, options.alpha), folder)
     composition = _read(folder)
-    print(summary(composition, options.model or str(folder)), flush=True)
+    name = options.model or ("" if Path(options.folder).is_dir() else options.folder)
+    print(summary(composition, name or str(folder)), flush=True)
     if engine == "vllm":
-        names = ["--served-model-name", options.model] if options.model else []
+        names = ["--served-model-name", name] if name else []
         _become_vllm([sys.executable, "-m", *_vllm_serve(folder), *names, *options.passed_on])
     else:
         from ..integrations.transformers_serve import serve
@@ -130,13 +131,15 @@ def _check_passed_on(passed_on: list[str], engine: str) -> None:
 
 def _find(name: str) -> Path:
     """A composition's folder; one on the hub is downloaded, which is a few small files."""
+    from ..loading import whole_downloads
     from ..model_card import is_path
 
     if is_path(name) or "/" not in name:
         return Path(name)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model"]))
+    with whole_downloads(name):
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model"]))
 
 
 def _cache_folder(options: ServeOptions) -> Path:

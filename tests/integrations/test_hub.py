@@ -8,6 +8,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, Generat
 
 from genarm_hf import AutoregressiveRewardModel
 from genarm_hf.cli import main
+from genarm_hf.cli.serve import _find, _read
 from genarm_hf.integrations.hub import describe, is_collection
 from genarm_hf.model_card import TrainingRecord, write_model_card
 from tests.conftest import prompts, tiny
@@ -170,6 +171,7 @@ def test_a_composition_goes_there_and_back(hub, arm, tmp_path, run):
     assert "kind: composition" in out and "reward model 1: org/helpful at alpha 0.5" in out
 
     # as its card says to use it
+    assert _read(_find("org/guided")).alphas == (0.5,)  # what `genarm-hf serve` does before it becomes the server
     config = GenerationConfig.from_pretrained("org/guided")
     assert config.reward_models == ["org/helpful"] and config.alpha == [0.5]
     model, inputs = AutoModelForCausalLM.from_pretrained("org/base"), prompts(2)
@@ -196,6 +198,23 @@ def test_info_of_a_reward_model(hub, arm, run):
         f"  revision: {hub.commit('org/helpful')}",
     ]
     assert describe(str(arm)).keys() == describe("org/helpful").keys() - {"revision"}
+
+
+def test_the_doctor_reads_headers_and_no_weights(hub, arm, tmp_path, run):
+    tiny("llama").save_pretrained(tmp_path / "base")
+    word_tokenizer().save_pretrained(tmp_path / "base")
+    hub.repos["org/base"] = tmp_path / "base"
+    run("push", arm, "org/helpful")
+    status, out, _ = run("doctor", "--model", "org/base", "--reward-model", "org/helpful")
+    assert status == 0 and "org/helpful" in out and "its ids mean the base's tokens" in out
+    here = run("doctor", "--model", tmp_path / "base", "--reward-model", arm)[1]
+    sizes = [[line.split()[1:] for line in text.splitlines() if " full " in line] for text in (out, here)]
+    assert sizes[0] == sizes[1] and len(sizes[0]) == 2
+    assert not list((tmp_path / "cache").rglob("model.safetensors"))
+    (tmp_path / "base" / "model.safetensors").rename(tmp_path / "base" / "pytorch_model.bin")
+    hub.commits["org/base"] = 1
+    status, out, _ = run("doctor", "--model", "org/base", "--reward-model", "org/helpful")
+    assert status == 1 and "pytorch_model.bin, a pickle file" in out
 
 
 def test_info_of_an_owner_and_of_a_collection(hub, arm, tmp_path, run):
