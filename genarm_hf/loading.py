@@ -7,6 +7,8 @@ classifiers, adapters without a base.
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,14 +77,15 @@ class Repository:
 
     def path(self, filename: str) -> Path | None:
         """A file, downloaded if need be, or None where the repository does not have it."""
-        found = cached_file(
-            self.name,
-            filename,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            **self.hub,
-        )
+        with whole_downloads(self.name):
+            found = cached_file(
+                self.name,
+                filename,
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+                **self.hub,
+            )
         if found is None:
             return None
         commits = [] if self.is_local else _COMMIT.findall(Path(found).as_posix())
@@ -113,6 +116,29 @@ class Repository:
         if path is None:
             raise unreadable(self, FileNotFoundError(f"there is no {filename}"))
         return path
+
+
+@contextmanager
+def whole_downloads(name: str) -> Iterator[None]:
+    """Say in one sentence that a download broke off, which is otherwise an error of the HTTP library underneath.
+
+    Args:
+        name: the repository.
+
+    Raises:
+        OSError: as said.
+    """
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except HTTPError as error:
+        if isinstance(error, OSError):  # what the hub itself answered
+            raise
+        raise OSError(
+            f"The download of {name!r} broke off: {str(error).rstrip('.')}. What is incomplete is not used; the next "
+            "try goes on where it stopped."
+        ) from error
 
 
 def is_genarm_repository(name: str, hub: dict[str, Any]) -> bool:
@@ -199,13 +225,14 @@ def load_full(repo: Repository, config: Any, model_args: tuple, kwargs: dict[str
     asked = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
     kwargs = kwargs | repo.hub | {"dtype": asked or getattr(config, "dtype", None) or "auto", "use_safetensors": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            repo.name,
-            *model_args,
-            config=config.text_config if is_genarm else config,
-            output_loading_info=True,
-            **kwargs,
-        )
+        with whole_downloads(repo.name):
+            model, info = AutoModelForCausalLM.from_pretrained(
+                repo.name,
+                *model_args,
+                config=config.text_config if is_genarm else config,
+                output_loading_info=True,
+                **kwargs,
+            )
     except (OSError, SafetensorError) as error:
         raise unreadable(repo, error) from error
     except RuntimeError as error:

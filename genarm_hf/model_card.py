@@ -96,7 +96,7 @@ def write_model_card(
     path = directory / CARD
     repo = repo_id or str(directory)
     if training is None:
-        training = _find_record(directory, getattr(config, "_name_or_path", None))
+        training = find_record(directory, getattr(config, "_name_or_path", None))
     if training is not None:
         _write_record(directory, training)
     previous = path.read_text(encoding="utf-8") if path.is_file() else None
@@ -112,6 +112,11 @@ def is_generated(text: str) -> bool:
     return found is not None and found[1] == _digest(_MARK.sub("", text))
 
 
+def marked(text: str) -> str:
+    """A card of ours with the mark by which [`is_generated`] knows it."""
+    return text + _MARK_TEXT.format(digest=_digest(text))
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -119,7 +124,7 @@ def _digest(text: str) -> str:
 # ---------------------------------------------------------------------- the record of the training
 
 
-def _find_record(directory: Path, origin: str | None) -> TrainingRecord | None:
+def find_record(directory: Path, origin: str | None = None) -> TrainingRecord | None:
     """The record of the weights in a directory: its own, or that of the directory they were loaded from."""
     weights = _weights_digest(directory)
     record = _read_record(directory / RECORD, weights)
@@ -168,10 +173,10 @@ def _weights_digest(directory: Path) -> str:
 
 
 def _generate(config: Any, repo: str, training: TrainingRecord | None) -> str:
-    base = _base_name(config)
+    base = base_name(config)
     metadata = _metadata(config, base, repo, training).to_yaml()
     text = f"---\n{metadata}\n---\n{_body(config, repo, base or repo)}{_training_sections(training)}"
-    return text + _MARK_TEXT.format(digest=_digest(text))
+    return marked(text)
 
 
 def _update_metadata(path: Path, text: str, config: Any, repo: str, training: TrainingRecord | None) -> None:
@@ -182,7 +187,7 @@ def _update_metadata(path: Path, text: str, config: Any, repo: str, training: Tr
     except Exception as error:  # people's own YAML: a save must not fail over it
         logger.warning(f"The metadata of {path} could not be read and stays as it is: {error}")
         return
-    metadata = _metadata(config, _base_name(config), repo, training)
+    metadata = _metadata(config, base_name(config), repo, training)
     ours, theirs = metadata.to_dict(), card.data.to_dict()
     ours.pop("model-index", None)
     for key in {"tags", "datasets"} & ours.keys():
@@ -200,7 +205,8 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _base_name(config: Any) -> str | None:
+def base_name(config: Any) -> str | None:
+    """The model that a reward model was trained from, as its configuration says."""
     adapter = config.adapter or {}
     return adapter.get("base_model_name_or_path") or getattr(config.text_config, "_name_or_path", None) or None
 
@@ -211,7 +217,7 @@ def _metadata(config: Any, base: str | None, repo: str, training: TrainingRecord
     tags = ["genarm", "reward-model", "test-time-alignment", "arxiv:2410.08193"]
     extra = {key: value for key in ("objective", "beta", "alpha") if (value := getattr(config, key)) is not None}
     # the hub's schema takes ids, not directories: a local path would make the card invalid there
-    hub_base = base if base and not _is_path(base) else None
+    hub_base = base if base and not is_path(base) else None
     relation = "adapter" if config.adapter else "finetune"
     source = training.data if training is not None else None
     results = _eval_results(training)
@@ -266,7 +272,8 @@ def _short(source: str | None) -> str | None:
     return source if source is None or _is_hub_id(source) else Path(source).name
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether a model's name is a folder's, and so nothing on the hub."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).exists() or name.count("/") > 1
 
 

@@ -19,6 +19,10 @@ COMMANDS = {
     "serve": "serve it over HTTP, each request with its own alpha: DIR, or --model BASE --reward-model ARM",
     "bench": "time guided decoding on this machine",
     "reproduce": "measure the paper's claims, all of them or one: [CLAIM] [--fast]",
+    "doctor": "say whether reward models fit a base, and what to type: --model BASE --reward-model ARM",
+    "info": "tell what a reward model, a composition, a collection or somebody's reward models say of themselves: REPO",
+    "push": "upload a reward model or a composition to the hub: DIR REPO",
+    "env": "print versions, system and devices, for a bug report",
 }
 _INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
@@ -30,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None: those of the process.
 
     Returns:
-        exit status: 0; 2 for bad input (one sentence on stderr, with `GENARM_HF_DEBUG=1` the traceback); 130 after
-        Ctrl-C.
+        exit status: 0; 1 where `doctor` finds that models do not fit; 2 for bad input (one sentence on stderr, with
+        `GENARM_HF_DEBUG=1` the traceback); 130 after Ctrl-C.
     """
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -60,7 +64,7 @@ def _dispatch(argv: list[str]) -> int:
         print(f"genarm-hf {__version__}")
     elif command in COMMANDS:
         module = import_module(f".{command}", __name__)
-        module.run(module.parser().parse(argv[1:]))
+        return module.run(module.parser().parse(argv[1:])) or 0
     else:
         raise UsageError(
             f"{command!r} is not a command; the commands are {', '.join(COMMANDS)} (see `genarm-hf --help`)."

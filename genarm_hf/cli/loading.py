@@ -64,7 +64,7 @@ def load_reward_model(name: str, base: Any, base_name: str, dtype: str) -> Any:
     from ..modeling_genarm import AutoregressiveRewardModel
 
     def load() -> Any:
-        if _same_model(_adapter_base(name), base_name):
+        if same_model(_adapter_base(name), base_name):
             return AutoregressiveRewardModel.from_pretrained(name, base_model=base)
         return AutoregressiveRewardModel.from_pretrained(name, dtype=dtype).to(base.device)
 
@@ -90,7 +90,7 @@ def load_judge(option: str, name: str, dtype: str, device: str, base: Any = None
     place = find_device(device)
 
     def load() -> Any:
-        if base is not None and _same_model(_adapter_base(name), base_name):
+        if base is not None and same_model(_adapter_base(name), base_name):
             return AutoregressiveRewardModel.from_pretrained(name, base_model=base)
         return AutoregressiveRewardModel.from_pretrained(name, dtype=dtype).to(place).eval()
 
@@ -159,7 +159,8 @@ def _adapter_base(repo: str) -> str | None:
     return None if path is None else json.loads(Path(path).read_text(encoding="utf-8")).get("base_model_name_or_path")
 
 
-def _same_model(one: str | None, other: str) -> bool:
+def same_model(one: str | None, other: str) -> bool:
+    """Whether two names are one folder's, or one repository's."""
     if one is None or one == other:
         return one is not None
     paths = Path(one), Path(other)
@@ -168,11 +169,14 @@ def _same_model(one: str | None, other: str) -> bool:
 
 def _load(option: str, name: str, load: Callable[[], T]) -> T:
     """What `load` gives, or one sentence for what the libraries underneath say over many lines."""
+    from ..loading import whole_downloads
+
     # `org/name` may be on the hub, and so may `name`; anything else can only be a folder
     if (name.count("/") > 1 or name.startswith((".", "/", "~"))) and not Path(name).is_dir():
         raise UsageError(f"`{option}`: there is no folder {name!r}.")
     try:
-        return load()
+        with whole_downloads(name):
+            return load()
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"`{option}` {name!r} could not be loaded: {reason}") from error

@@ -35,8 +35,8 @@ class CommandParser(HfArgumentParser):
         options: the dataclass.
         command: the subcommand's name.
         description: what it does.
-        positional: `(name, help)` of the argument without an option's name, a field of the dataclass with `init=False`.
-            Where that field has a default, the argument may be left out.
+        positional: `(name, help)` of the argument without an option's name, a field of the dataclass with `init=False`;
+            several such pairs for several arguments. Where that field has a default, the argument may be left out.
         usage: the first line of the help. None: all options.
     """
 
@@ -45,20 +45,20 @@ class CommandParser(HfArgumentParser):
         options: type,
         command: str,
         description: str,
-        positional: tuple[str, str] | None = None,
+        positional: tuple[str, str] | list[tuple[str, str]] | None = None,
         usage: str | None = None,
     ) -> None:
         formatter = {"formatter_class": _HelpFormatter, "allow_abbrev": False}
-        self.positional = positional
+        self.positional = [positional] if isinstance(positional, tuple) else positional or []
         super().__init__(options, prog=f"genarm-hf {command}", description=description, usage=usage, **formatter)
-        if positional is not None:
-            default = next(field.default for field in fields(options) if field.name == positional[0])
+        for name, said in self.positional:
+            default = next(field.default for field in fields(options) if field.name == name)
             optional = {} if default is MISSING else {"nargs": "?", "default": default}
-            super().add_argument(positional[0], help=positional[1], **optional)
+            super().add_argument(name, help=said, **optional)
 
     def add_argument(self, *names: str, **kwargs: Any) -> Any:
         """Add an option under its hyphenated name; flags and repeatable options do not swallow what follows them."""
-        if kwargs.get("const") is True and self.positional is None:
+        if kwargs.get("const") is True and not self.positional:
             kwargs.setdefault("metavar", _YES_OR_NO)
         elif kwargs.get("const") is True:
             kwargs = {"action": "store_true", "help": kwargs.get("help")}
@@ -99,8 +99,8 @@ class CommandParser(HfArgumentParser):
         )
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        if self.positional is not None:
-            setattr(options, self.positional[0], getattr(extra[0], self.positional[0]))
+        for name, _ in self.positional:
+            setattr(options, name, getattr(extra[0], name))
         return options, vars(extra[0]) if extra else {}
 
     def written_out(self, path: str) -> list[str]:

@@ -67,7 +67,7 @@ def parser() -> CommandParser:
         "serve",
         "Serve a base and the reward models that guide it over HTTP, in OpenAI's protocol. Each request may name its "
         "own alpha, `vllm_xargs: {alpha: 0.5}`. What follows `--` goes to the engine as it is.",
-        positional=("folder", "what `genarm-hf compose` wrote"),
+        positional=("folder", "what `genarm-hf compose` wrote, or its name on the hub"),
         usage="genarm-hf serve (DIR | --model BASE --reward-model ARM [--alpha A]) [--engine E] [-- engine options]",
     )
 
@@ -76,13 +76,14 @@ def run(options: ServeOptions) -> None:
     """Check everything that can be checked without loading weights, then become the server."""
     engine = _engine(options)
     _check(options, engine)
-    folder = Path(options.folder) if options.folder else _cache_folder(options)
+    folder = _find(options.folder) if options.folder else _cache_folder(options)
     if not options.folder:
         write_folder(ComposeOptions(options.model, str(folder), options.reward_model, options.alpha), folder)
     composition = _read(folder)
-    print(summary(composition, options.model or str(folder)), flush=True)
+    name = options.model or ("" if Path(options.folder).is_dir() else options.folder)
+    print(summary(composition, name or str(folder)), flush=True)
     if engine == "vllm":
-        names = ["--served-model-name", options.model] if options.model else []
+        names = ["--served-model-name", name] if name else []
         _become_vllm([sys.executable, "-m", *_vllm_serve(folder), *names, *options.passed_on])
     else:
         from ..integrations.transformers_serve import serve
@@ -126,6 +127,19 @@ def _check_passed_on(passed_on: list[str], engine: str) -> None:
         raise UsageError("what follows `--` names another model, which would be served unguided; leave it out.")
     if engine == "transformers" and "--continuous-batching" in names:
         raise UsageError("`--continuous-batching` of `transformers serve` has no guidance; leave it out, or use vLLM.")
+
+
+def _find(name: str) -> Path:
+    """A composition's folder; one on the hub is downloaded, which is a few small files."""
+    from ..loading import whole_downloads
+    from ..model_card import is_path
+
+    if is_path(name) or "/" not in name:
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    with whole_downloads(name):
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model"]))
 
 
 def _cache_folder(options: ServeOptions) -> Path:

@@ -4,7 +4,8 @@ import json
 import shutil
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from genarm_hf.cli import main
 
@@ -41,12 +42,23 @@ def test_names_the_models_and_copies_no_weights(compose, base_dir, arm_dir):
     assert found["genarm_base"] == {"model": str(base_dir), "revision": None, "architectures": ["LlamaForCausalLM"]}
     assert found["genarm_arms"] == [{"model": str(arm_dir), "revision": None, "alpha": 0.25}]
     assert found["hidden_size"] == fields(base_dir)["hidden_size"]
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "tokenizer.json", "tokenizer_config.json"]
+    written = {path.name for path in folder.iterdir()}
+    assert written == {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
 def test_its_tokenizer_is_the_bases(compose, base_dir):
     text = "w5 w6 w7"
     assert AutoTokenizer.from_pretrained(compose())(text) == AutoTokenizer.from_pretrained(base_dir)(text)
+
+
+def test_its_generation_config_guides_the_base_in_transformers(compose, base_dir, arm_dir):
+    model = AutoModelForCausalLM.from_pretrained(base_dir)
+    config = GenerationConfig.from_pretrained(compose())
+    assert config.eos_token_id == model.generation_config.eos_token_id
+    ids = torch.tensor([[5, 6, 7]])
+    expected = model.generate(ids, reward_models=[str(arm_dir)], alpha=0.25, max_new_tokens=8)
+    assert torch.equal(model.generate(ids, generation_config=config, max_new_tokens=8), expected)
+    assert not torch.equal(expected, model.generate(ids, max_new_tokens=8))
 
 
 def test_nothing_loads_it_as_the_base_alone(compose):

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from ...configuration_genarm import GenARMConfig
 from ...guidance import as_alpha
@@ -34,6 +34,7 @@ SUPPORTED = (
 )
 """Architectures whose guided tokens `make test-vllm` compares with those of transformers."""
 
+GENERATION = "generation_config.json"
 _BASE, _ARMS = "genarm_base", "genarm_arms"
 _TOKENIZER_FILES = (
     "added_tokens.json",
@@ -243,9 +244,17 @@ def write(composition: Composition, directory: Path) -> None:
         ],
     }
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    for name, content in (("config.json", fields), (GENERATION, _generation_config(repo, composition))):
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if not _copy_tokenizer(repo, directory):
         raise ValueError(f"The base {base.model!r} has no tokenizer, which a server needs. Save one beside it.")
+
+
+def _generation_config(repo: Repository, composition: Composition) -> dict[str, Any]:
+    """The base's, with guidance: `generate(generation_config=...)` of the base is then guided in transformers too."""
+    own = repo.json(GENERATION) or GenerationConfig.from_model_config(composition.base.config).to_diff_dict()
+    own.pop("_from_model_config", None)  # with it, transformers would not read fields that it does not know: unguided
+    return own | {"reward_models": [part.model for part in composition.arms], "alpha": list(composition.alphas)}
 
 
 def _copy_tokenizer(repo: Repository, directory: Path) -> bool:
@@ -258,6 +267,15 @@ def _copy_tokenizer(repo: Repository, directory: Path) -> bool:
 def is_composition(directory: Path) -> bool:
     """Whether a directory was written by [`write`]."""
     return directory.is_dir() and _BASE in (Repository(str(directory)).json("config.json") or {})
+
+
+def places(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """Base and reward models that a composition's `config.json` names; None where it is something else's.
+
+    Args:
+        fields: of the file.
+    """
+    return (fields[_BASE], fields[_ARMS]) if _BASE in fields else None
 
 
 def read(config: Any) -> Composition:
