@@ -83,7 +83,7 @@ class TrajectoryReward:
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         ids, mask = left_aligned(input_ids.masked_fill(mask == 0, self.pad_token_id), mask)
-        model = unwrap(self.model)
+        model: Any = unwrap(self.model)
         inputs: dict[str, Any] = {"attention_mask": mask.to(model.device), "use_cache": False}
         if "position_ids" in forward_parameters(type(model)):
             inputs["position_ids"] = position_ids_from_mask(inputs["attention_mask"])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -293,7 +294,6 @@ def _retry_after(header: str) -> float:
 def _http() -> Any:
     """The HTTP client that huggingface-hub brings: httpx2, and before its version 2 httpx, with the same interface."""
     try:
-        import httpx2 as http
+        return import_module("httpx2")
     except ImportError:
-        import httpx as http
-    return http
+        return import_module("httpx")

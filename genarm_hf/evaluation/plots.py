@@ -246,7 +246,7 @@ def _place_labels(figure: Any, axes: Any, labels: Iterable[tuple[str, tuple[floa
     for text, point, color, size in labels:
         note = axes.annotate(text, point, color=color, fontsize=size, textcoords="offset points", xytext=(7, 5))
         note.set_bbox({"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.6})
-        found = []
+        found: list[Any] = []
         for dx, dy in _PLACES:
             _move(note, dx, dy)
             box = note.get_window_extent(renderer)
