@@ -1,7 +1,7 @@
 """Rewards of whole texts: a classifier with one label, trained on preferences, as test-time baselines use it.
 
-A causal model reads the text, and a linear head makes a number of what it knows at the last token (arXiv 2009.01325,
-section 3.4). Nothing trains it to judge a text that has not ended, and that is what GenARM's section 3.1 objects to.
+A causal model reads the text, and a linear head makes a number of what it knows at the last token (arXiv 2009.01325).
+Nothing trains it to judge a text that has not ended, which is what GenARM's paper has against decoding by it.
 """
 
 import copy
