@@ -105,6 +105,6 @@ def assert_distributed(output: Tensor, expected: Tensor, unlike: Tensor) -> None
     assert float((expected - unlike).abs().sum() / 2) > 2 * limit, "the test could not tell them apart"
 
 
-def many(prompt: Tensor) -> Tensor:
-    """The same prompt `SAMPLES` times."""
-    return prompt.expand(SAMPLES, -1)
+def many(prompt: Tensor, times: int = SAMPLES) -> Tensor:
+    """The same prompt `times` times."""
+    return prompt.expand(times, -1)

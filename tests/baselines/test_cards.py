@@ -1,6 +1,7 @@
 """CARDS: where segments end, and which are accepted."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,20 @@ from .reference import SMALL, assert_distributed, best_of, classifier, many, nex
 PROMPT = torch.tensor([3, 4])
 
 
-def acceptance(reward, text: torch.Tensor, tokens: int, target: float, beta: float) -> float:  # type: ignore[no-untyped-def]
-    start = 0.5 * reward_of(reward, PROMPT) + 0.5 * target
-    threshold = start + tokens / 2 * (target - start)
-    return min(1.0, math.exp((reward_of(reward, text) - threshold) / beta))
+SETTINGS: dict[str, Any] = {
+    "max_new_tokens": 2, "target_reward": 1.0, "beta": 0.8, "max_rejections": 1000, "eos_token_id": [],
+}  # fmt: skip
+
+
+def bounded(reward: Any) -> Any:
+    """Rewards between -1 and 1, so that no text is rejected for long."""
+    return lambda ids, mask: reward(ids, mask).tanh()
+
+
+def acceptance(reward: Any, text: torch.Tensor, tokens: int) -> float:
+    start = 0.5 * math.tanh(reward_of(reward, PROMPT)) + 0.5
+    threshold = start + tokens / 2 * (1 - start)
+    return min(1.0, math.exp((math.tanh(reward_of(reward, text)) - threshold) / 0.8))
 
 
 def with_token(ids: torch.Tensor, token: int) -> torch.Tensor:
@@ -27,13 +38,10 @@ def with_token(ids: torch.Tensor, token: int) -> torch.Tensor:
 def test_one_segment_is_rejection_sampling_of_the_response() -> None:
     base, reward = tiny(**SMALL), classifier(**SMALL)
     plain = tokenwise(lambda ids: next_logits(base, ids).softmax(-1), PROMPT)
-    accepted = [acceptance(reward, torch.cat([PROMPT, torch.tensor(text)]), 2, 1.0, 0.8) for text in texts()]
+    accepted = [acceptance(reward, torch.cat([PROMPT, torch.tensor(text)]), 2) for text in texts()]
     expected = plain * torch.tensor(accepted)
     torch.manual_seed(0)
-    output = cards_generate(
-        base, reward, many(PROMPT[None]), max_new_tokens=2, target_reward=1.0, beta=0.8,
-        entropy_threshold=math.inf, max_rejections=1000, eos_token_id=[],
-    )  # fmt: skip
+    output = cards_generate(base, bounded(reward), many(PROMPT[None], 1500), entropy_threshold=math.inf, **SETTINGS)
     assert_distributed(output, expected / expected.sum(), unlike=plain)
 
 
@@ -41,15 +49,12 @@ def test_segments_of_one_token_are_rejected_one_by_one() -> None:
     base, reward = tiny(**SMALL), classifier(**SMALL)
 
     def policy(ids: torch.Tensor) -> torch.Tensor:
-        following = [acceptance(reward, with_token(ids, z), len(ids) - 1, 1.0, 0.8) for z in range(6)]
+        following = [acceptance(reward, with_token(ids, z), len(ids) - 1) for z in range(6)]
         chances = next_logits(base, ids).softmax(-1) * torch.tensor(following)
         return chances / chances.sum()
 
     torch.manual_seed(0)
-    output = cards_generate(
-        base, reward, many(PROMPT[None]), max_new_tokens=2, target_reward=1.0, beta=0.8,
-        entropy_threshold=1e-6, max_rejections=1000, eos_token_id=[],
-    )  # fmt: skip
+    output = cards_generate(base, bounded(reward), many(PROMPT[None], 1500), entropy_threshold=1e-6, **SETTINGS)
     plain = tokenwise(lambda ids: next_logits(base, ids).softmax(-1), PROMPT)
     assert_distributed(output, tokenwise(policy, PROMPT), unlike=plain)
 
@@ -60,7 +65,7 @@ def test_the_best_is_taken_after_many_rejections() -> None:
     scores = torch.tensor([reward_of(reward, torch.cat([PROMPT, torch.tensor(text)])) for text in texts()])
     torch.manual_seed(0)
     output = cards_generate(
-        base, reward, many(PROMPT[None]), max_new_tokens=2, target_reward=1e4, beta=0.1,
+        base, reward, many(PROMPT[None], 1500), max_new_tokens=2, target_reward=1e4, beta=0.1,
         entropy_threshold=math.inf, max_rejections=3, eos_token_id=[],
     )  # fmt: skip
     assert_distributed(output, best_of(plain, scores, 4), unlike=plain)
