@@ -159,6 +159,8 @@ def _padded(texts: list[list[int]], pad: int) -> dict[str, Tensor]:
 class LossTrainer(Trainer):
     """A `Trainer` whose batches hold what one loss reads."""
 
+    loss_is_scaled_for_ga = False
+
     def __init__(self, *args: Any, loss: Loss, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._loss = loss

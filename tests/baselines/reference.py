@@ -23,7 +23,8 @@ def classifier(kind: str = "llama", seed: int = 5, per_token: bool = False, **ch
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = from_causal_lm(tiny(kind, seed=seed, **changes), per_token=per_token)
-    torch.nn.init.normal_(model.score.weight, std=0.5)
+    head = model.classifier if hasattr(model, "classifier") else model.score
+    torch.nn.init.normal_(head.weight, std=0.5)
     torch.set_rng_state(state)
     return TrajectoryReward(model)
 

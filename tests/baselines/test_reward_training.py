@@ -15,6 +15,7 @@ from genarm_hf.baselines.reward_training import PairCollator, RolloutCollator, p
 from ..conftest import EOS, tiny
 
 GOOD = 7
+LINEAR = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 
 
 def arguments(folder: Path, **changes: Any) -> TrainingArguments:
@@ -52,7 +53,7 @@ def test_preferences_are_learned(tmp_path: Path, adapter: bool) -> None:
     model, config = from_causal_lm(tiny(initializer_range=0.1)), None
     if adapter:
         peft = pytest.importorskip("peft")
-        config = peft.LoraConfig(r=8, target_modules="all-linear", lora_dropout=0.0)
+        config = peft.LoraConfig(r=8, target_modules=LINEAR, lora_dropout=0.0)
     before = {name: tensor.clone() for name, tensor in model.base_model.state_dict().items()}
     reward = train_trajectory_reward(model, pairs(160, 0), None, arguments(tmp_path), peft_config=config)
     assert accuracy(reward, pairs(40, 1)) > 0.9
@@ -97,7 +98,7 @@ def test_values_are_learned(tmp_path: Path, adapter: bool) -> None:
     torch.manual_seed(0)
     model, config = from_causal_lm(tiny(initializer_range=0.1), per_token=True), None
     if adapter:
-        config = pytest.importorskip("peft").LoraConfig(r=8, target_modules="all-linear", lora_dropout=0.0)
+        config = pytest.importorskip("peft").LoraConfig(r=8, target_modules=LINEAR, lora_dropout=0.0)
     batch = RolloutCollator(0)(rows)
     args = arguments(tmp_path, max_steps=60, per_device_train_batch_size=16)
     value = train_prefix_value(model, rows, args, peft_config=config)
