@@ -164,8 +164,8 @@ class LossTrainer(Trainer):
     def __init__(self, *args: Any, loss: Loss, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._loss = loss
-        # the loss is the mean of its batch, so accumulation has to average; and evaluation computes it without labels
-        self.model_accepts_loss_kwargs, self.can_return_loss = False, True
+        self.model_accepts_loss_kwargs = False  # the loss is the mean of its batch, so accumulation has to average
+        self.can_return_loss, self.label_names = True, []  # evaluation computes it although nothing is called labels
 
     def _set_signature_columns_if_needed(self) -> None:
         """The columns that a batch is made of are ours, not arguments of the model's forward."""
