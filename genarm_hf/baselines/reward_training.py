@@ -165,7 +165,8 @@ class LossTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._loss = loss
         self.model_accepts_loss_kwargs = False  # the loss is the mean of its batch, so accumulation has to average
-        self.can_return_loss, self.label_names = True, []  # evaluation computes it although nothing is called labels
+        self.can_return_loss = True  # evaluation computes it although nothing is called labels
+        self.label_names: list[str] = []
 
     def _set_signature_columns_if_needed(self) -> None:
         """The columns that a batch is made of are ours, not arguments of the model's forward."""

@@ -85,7 +85,7 @@ class TrajectoryReward:
         ids, mask = left_aligned(input_ids.masked_fill(mask == 0, self.pad_token_id), mask)
         model = unwrap(self.model)
         inputs: dict[str, Any] = {"attention_mask": mask.to(model.device), "use_cache": False}
-        if "position_ids" in forward_parameters(type(model)):
+        if "position_ids" in forward_parameters(type(model)):  # type: ignore[arg-type]
             inputs["position_ids"] = position_ids_from_mask(inputs["attention_mask"])
         with evaluating(model):
             logits = model(ids.to(model.device), **inputs).logits

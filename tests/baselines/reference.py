@@ -103,7 +103,7 @@ def assert_distributed(output: Tensor, expected: Tensor, unlike: Tensor) -> None
     noise = (torch.stack(draws) - expected).abs().sum(-1) / 2
     limit = float(noise.mean() + 4 * noise.std())
     assert float((found - expected).abs().sum() / 2) < limit
-    assert float((expected - unlike).abs().sum() / 2) > 2 * limit, "the test could not tell them apart"
+    assert float((expected - unlike).abs().sum() / 2) > 1.5 * limit, "the test could not tell them apart"
 
 
 def many(prompt: Tensor, times: int = SAMPLES) -> Tensor:
