@@ -1,4 +1,4 @@
-"""ARGS: alignment as reward-guided search, over the base's best next tokens (arXiv 2402.01694, section 2.2).
+"""ARGS: alignment as reward-guided search, over the base's best next tokens (arXiv 2402.01694).
 
 Official code: deeplearning-wisc/args, `argsearch.py`.
 """
@@ -34,7 +34,7 @@ def args_generate(
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
 ) -> Tensor:
-    """Decode by ARGS: each candidate token v scores `LM(v | x) + w * r([x, v])`, among the base's `k` best.
+    """Decode by ARGS: of the base's `k` best tokens, each scores `LM(v | x) + w * r([x, v])` (equation 2).
 
     ARGS-greedy takes the best candidate, ARGS-stochastic (`do_sample=True`) samples from the softmax of
     `score / temperature` over the `k`. LM(v | x) is the base's logit. Taking log-probabilities instead changes all

@@ -158,10 +158,10 @@ def check_same_vocabulary(model: Any, other: Any, name: str, tokenizer: Any = No
     Raises:
         ValueError: the vocabularies differ.
     """
-    other = getattr(other, "model", other)
-    if not isinstance(other, nn.Module) or not hasattr(other, "config"):
+    module = _module(other)
+    if module is None or not hasattr(module, "config"):
         return
-    model, other = unwrap(model), unwrap(other)
+    model, other = unwrap(model), unwrap(module)
     sizes = vocab_size(model), vocab_size(other)
     if abs(sizes[0] - sizes[1]) > PADDING_OF_EMBEDDINGS:
         raise ValueError(
@@ -177,10 +177,16 @@ def decoding(*models: Any) -> Iterator[None]:
     """No gradients, and evaluation mode for everything among `models` that is, or holds, a module."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        for model in (getattr(one, "model", one) for one in models):
-            if isinstance(model, nn.Module):
-                stack.enter_context(evaluating(model))
+        for module in map(_module, models):
+            if module is not None:
+                stack.enter_context(evaluating(module))
         yield
+
+
+def _module(one: Any) -> nn.Module | None:
+    """What computes in a model or a reward, where that can be seen."""
+    held = one if isinstance(one, nn.Module) else getattr(one, "model", None)
+    return held if isinstance(held, nn.Module) else None
 
 
 @dataclass

@@ -32,7 +32,7 @@ def train_trajectory_reward(
 ) -> TrajectoryReward:
     """Train a sequence classifier on preferences: `-log sigmoid(r(x, chosen) - r(x, rejected))`, Bradley-Terry.
 
-    The loss of every trajectory-level reward model that the paper compares with (arXiv 2009.01325, equation 1).
+    The loss of every trajectory-level reward model that GenARM is compared with (arXiv 2009.01325).
 
     Args:
         model: a sequence classifier with one label, such as `from_causal_lm(model)`; trained in place.
@@ -71,7 +71,7 @@ def train_prefix_value(
 ) -> TrajectoryReward:
     """Train a token classifier to say at each token of a response what its reward will be (CD-FUDGE).
 
-    The loss is `(V(x, y_1..t) - r(x, y))^2 / 2` (arXiv 2310.17022, section 3.1), here averaged over all response tokens
+    The loss is `(V(x, y_1..t) - r(x, y))^2 / 2` (arXiv 2310.17022, CD-FUDGE), here averaged over all response tokens
     of a batch, so that the learning rate does not depend on lengths.
 
     Args:
@@ -159,11 +159,14 @@ def _padded(texts: list[list[int]], pad: int) -> dict[str, Tensor]:
 class LossTrainer(Trainer):
     """A `Trainer` whose batches hold what one loss reads."""
 
+    loss_is_scaled_for_ga = False
+
     def __init__(self, *args: Any, loss: Loss, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._loss = loss
-        # the loss is the mean of its batch, so accumulation has to average; and evaluation computes it without labels
-        self.model_accepts_loss_kwargs, self.can_return_loss = False, True
+        self.model_accepts_loss_kwargs = False  # the loss is the mean of its batch, so accumulation has to average
+        self.can_return_loss = True  # evaluation computes it although nothing is called labels
+        self.label_names: list[str] = []
 
     def _set_signature_columns_if_needed(self) -> None:
         """The columns that a batch is made of are ours, not arguments of the model's forward."""

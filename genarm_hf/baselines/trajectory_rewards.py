@@ -1,7 +1,7 @@
 """Rewards of whole texts: a classifier with one label, trained on preferences, as test-time baselines use it.
 
-A causal model reads the text, and a linear head makes a number of what it knows at the last token (arXiv 2009.01325,
-section 3.4). Nothing trains it to judge a text that has not ended, and that is what GenARM's section 3.1 objects to.
+A causal model reads the text, and a linear head makes a number of what it knows at the last token (arXiv 2009.01325).
+Nothing trains it to judge a text that has not ended, which is what GenARM's paper has against decoding by it.
 """
 
 import copy
@@ -85,7 +85,7 @@ class TrajectoryReward:
         ids, mask = left_aligned(input_ids.masked_fill(mask == 0, self.pad_token_id), mask)
         model: Any = unwrap(self.model)
         inputs: dict[str, Any] = {"attention_mask": mask.to(model.device), "use_cache": False}
-        if "position_ids" in forward_parameters(type(model)):
+        if "position_ids" in forward_parameters(type(model)):  # type: ignore[arg-type]
             inputs["position_ids"] = position_ids_from_mask(inputs["attention_mask"])
         with evaluating(model):
             logits = model(ids.to(model.device), **inputs).logits

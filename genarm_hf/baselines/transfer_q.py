@@ -44,7 +44,7 @@ def transfer_q_generate(
     """Decode by direct Transfer Q*: the next token z comes from `pi(z | s) exp(Q(s, z) / alpha)`, normalised.
 
     `Q(s, z)` is the reward expected of the text if `policy`, a model that is aligned with the reward, goes on writing
-    behind z; it is estimated by rollouts (section 3.1, Algorithm 1). Without such a policy the base itself goes on,
+    behind z; it is estimated by rollouts (Algorithm 1). Without such a policy the base itself goes on,
     which is the value that controlled decoding estimates (`Q^{pi_sft}` in the paper).
 
     Candidates are the base's `k` best tokens. Their rollouts go on from the cache of what is written, all side by side:

@@ -38,9 +38,9 @@ def value_guided_generate(
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
 ) -> Tensor:
-    """Decode token by token from `p(z | x, y) exp(weight * V(x, y, z))`, normalised (CD, Theorem 2.1 and section 3).
+    """Decode token by token from `p(z | x, y) exp(weight * V(x, y, z))`, normalised (CD, Theorem 2.1).
 
-    With values that are log-probabilities of an attribute and weight 1 this is FUDGE (its equation 2).
+    With values that are log-probabilities of an attribute and weight 1 this is FUDGE.
 
     One forward of the base and one of the value model a token, the latter on `batch * k` rows.
 
@@ -93,7 +93,7 @@ def blockwise_generate(
 ) -> Tensor:
     """Decode by blockwise controlled decoding: of `k` samples of the next block, keep the one of the highest value.
 
-    CD's equation for blocks (section 3). With `block_size=max_new_tokens` and a trajectory reward it is best-of-K.
+    The blockwise sampling of CD. With `block_size=max_new_tokens` and a trajectory reward it is best-of-K.
 
     Args:
         model: the base causal LM.
@@ -139,7 +139,7 @@ def sample_value_rows(
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Let the base answer prompts, and note the rewards: what CD-FUDGE learns values from (CD, section 3).
+    """Let the base answer prompts, and note the rewards: what CD-FUDGE learns values from.
 
     Args:
         model: the base causal LM, sampled at temperature 1.
