@@ -51,6 +51,16 @@ def unequal_requests(count: int, vocab: int, seed: int = 0) -> list[Request]:
     ]
 
 
+def chat_requests(count: int, vocab: int, seed: int = 0) -> list[Request]:
+    """Prompts and replies as long as those of HH-RLHF, see [`hh_like_pairs`]: most are short, a few are very long."""
+    from .train import hh_like_pairs
+
+    return [Request(pair["prompt_ids"], len(pair["chosen_ids"])) for pair in hh_like_pairs(count, vocab, seed)]
+
+
+LENGTHS = {"uniform": unequal_requests, "hh": chat_requests}
+
+
 def write_models(folder: Path, shape: Shape = SHAPE) -> dict[str, Path]:
     """A base, a reward model of equal size, and their composition, on disk."""
     from tokenizers import Tokenizer, models
@@ -89,7 +99,8 @@ def bench_throughput(
     from vllm import LLM
 
     base, arm = (AutoModelForCausalLM.from_pretrained(places[name]).eval() for name in ("base", "arm"))
-    settings = {"dtype": "float32", "enable_prefix_caching": False, "max_model_len": 256} | options
+    longest = max(len(request.prompt) + request.tokens for request in requests)
+    settings = {"dtype": "float32", "enable_prefix_caching": False, "max_model_len": longest} | options
     engines = {f"vllm {name}": LLM(str(places[name]), **settings) for name in ("base", "guided")}
     parts = {f"transformers guided, {size}": (size, requests[::8] if size == 1 else requests) for size in batches}
     for engine in engines.values():
@@ -104,10 +115,17 @@ def bench_throughput(
     counts = {name: sum(request.tokens for request in parts.get(name, (0, requests))[1]) for name in runs}
     largest = f"transformers guided, {max(batches)}"
     return {
+        "padded_of_asked": _padded(requests, max(batches)) / counts["vllm base"],
         "tokens_per_second": {name: counts[name] / statistics.median(times[name]) for name in runs},
         "guided_of_base": ratio(times["vllm base"], times["vllm guided"]),
         "guided_of_transformers": ratio(times[largest], times["vllm guided"]),
     }
+
+
+def _padded(requests: Sequence[Request], size: int) -> int:
+    """Tokens that fixed batches decode, each row until the longest reply of its batch has ended."""
+    batches = [requests[start : start + size] for start in range(0, len(requests), size)]
+    return sum(len(batch) * max(request.tokens for request in batch) for batch in batches)
 
 
 def run_vllm(engine: Any, requests: Sequence[Request]) -> list[list[int]]:
@@ -252,8 +270,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--lengths", choices=LENGTHS, default="uniform", help="of prompts and replies (default: uniform)"
+    )
     options = parser.parse_args(argv)
-    requests = unequal_requests(options.requests, SHAPE.vocab)
+    requests = LENGTHS[options.lengths](options.requests, SHAPE.vocab)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     with tempfile.TemporaryDirectory() as folder:
         places = write_models(Path(folder))
