@@ -226,6 +226,8 @@ def fast_path(base: Outline, arm: Outline) -> str:
     reason = why_not_shared(base.model, arm.model)
     if getattr(base.model.config, "quantization_config", None):
         reason = "the base is quantised"
+    if arm.replaces:
+        reason = f"its file replaces the base's {min(arm.replaces)}"
     if arm.adapter_of is not None and arm.own_copy:
         reason = f"it is an adapter of {arm.adapter_of}, which is loaded beside the base"
     if reason is None:

@@ -35,6 +35,8 @@ def run(options: InfoOptions) -> None:
     from ..integrations.hub import describe, is_collection, listed
 
     name = options.repo
+    if not name.strip():
+        raise UsageError("the repository's name is empty.")
     single = Path(name).is_dir() or ("/" in name and not is_collection(name))
     if not single and options.revision is not None:
         raise UsageError(f"`--revision` is one repository's, and {name!r} is an owner or a collection.")

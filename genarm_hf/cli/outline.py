@@ -27,6 +27,7 @@ class Outline:
         stored: how many bytes of it are in files, by dtype as safetensors names it.
         own_copy: of an adapter, whether its base is another model than the one to be guided, and loaded beside it.
         tokenizer: the tokenizer, if there is one.
+        replaces: of an adapter, tensors of its base that its file has too, as it does for resized embeddings.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Outline:
     stored: dict[str, int]
     own_copy: bool
     tokenizer: Any
+    replaces: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
@@ -80,12 +82,14 @@ def open_base(name: str) -> Outline:
     """
     from transformers import AutoConfig
 
-    from ..loading import Repository
+    from ..adapters import ADAPTER_CONFIG
+    from ..loading import Repository, whole_downloads
 
     repo = Repository.open(name, {})
-    if repo.path("adapter_config.json") is not None:
+    if repo.path(ADAPTER_CONFIG) is not None:
         raise ValueError(f"{name!r} is an adapter. Merge it into its base (`merge_and_unload`), and name the result.")
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    with whole_downloads(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if config.model_type == "genarm":
         raise ValueError(f"{name!r} is a reward model. Name the model that shall be guided.")
     return Outline(name, _empty(config), None, None, _stored(repo, "model"), False, _tokenizer(name))
@@ -121,7 +125,7 @@ def open_reward_model(name: str, base: Outline | None) -> Outline:
 
 
 def _open_adapter(repo: Any, fields: dict[str, Any], genarm: Any, base: Outline | None) -> Outline:
-    from ..adapters import ADAPTER_WEIGHTS, share_weights
+    from ..adapters import ADAPTER_WEIGHTS, base_tensors, share_weights
 
     name = fields.get("base_model_name_or_path")
     if not name:
@@ -135,8 +139,9 @@ def _open_adapter(repo: Any, fields: dict[str, Any], genarm: Any, base: Outline 
     stored = _stored(repo, "adapter")
     if not on_base:
         stored = dict(Counter(stored) + Counter(own.stored))
-    model = _attach(share_weights(own.model), weights, repo.name)
-    return Outline(repo.name, model, genarm, name, stored, not on_base, own.tokenizer)
+    replaces = base_tensors(weights.parent, own.model)
+    model = _attach(share_weights(own.model, private=replaces), weights, repo.name, replaces)
+    return Outline(repo.name, model, genarm, name, stored, not on_base, own.tokenizer, replaces)
 
 
 def _empty(config: Any) -> Any:
@@ -151,8 +156,14 @@ def _empty(config: Any) -> Any:
     return model
 
 
-def _attach(base: Any, weights: Path, name: str) -> Any:
+def _attach(base: Any, weights: Path, name: str, replaces: frozenset[str]) -> Any:
     """The base with an adapter's modules inside, each of the shape and dtype that its file has.
+
+    Args:
+        base: changed in place.
+        weights: the adapter's file.
+        name: what errors call the adapter.
+        replaces: tensors in the file that are the base's, and not looked at.
 
     Raises:
         ValueError: the file's tensors are not those that the adapter has on this base.
@@ -167,8 +178,10 @@ def _attach(base: Any, weights: Path, name: str) -> Any:
     model: Any = PeftModel(base, config)
     with safe_open(weights, framework="pt") as file:
         saved = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
-    needed = {key: tuple(tensor.shape) for key, tensor in get_peft_model_state_dict(model).items()}
-    wrong = sorted(key for key in saved.keys() | needed.keys() if saved.get(key) != needed.get(key))
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    needed = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    keys = {key for key in saved.keys() | needed.keys() if key.removeprefix("base_model.model.") not in replaces}
+    wrong = sorted(key for key in keys if saved.get(key) != needed.get(key))
     if wrong:
         raise ValueError(
             f"The adapter {name!r} does not fit its base: {len(wrong)} tensors are of other shapes, missing or left "

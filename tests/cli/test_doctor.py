@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from genarm_hf import AutoregressiveRewardModel
@@ -112,6 +113,15 @@ def test_an_adapter_that_does_not_fit_its_base(ask, tmp_path, lora_dir, base_dir
     (folder / "adapter_config.json").write_text(json.dumps(fields))
     status, out = ask(folder, base=other)
     assert status == 1 and "does not fit its base: 8 tensors are of other shapes" in out
+
+
+def test_an_adapter_that_brings_a_head_of_its_own(ask, tmp_path, base_dir):
+    base = AutoModelForCausalLM.from_pretrained(base_dir)
+    adapter = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    AutoregressiveRewardModel.from_backbone(get_peft_model(base, adapter)).save_pretrained(tmp_path / "head")
+    status, out = ask(tmp_path / "head")
+    assert status == 0 and "not one pass: its file replaces the base's lm_head.weight" in out
+    assert "not served: The adapter" in out
 
 
 @pytest.mark.parametrize("name", ["base_dir", "arm_dir", "lora_dir"])
