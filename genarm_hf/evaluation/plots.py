@@ -316,7 +316,7 @@ def _shared_bars(row: Mapping[str, Any]) -> _Bars:
 
 
 def _speculative_bars(row: Mapping[str, Any]) -> _Bars:
-    label = f"{row['draft']}, {'sampling' if row['sampling'] else 'greedy'}"
+    label = f"{row['draft']},\n{'sampling' if row['sampling'] else 'greedy'}"
     if row["policy"] != "default":
         label += f",\nalpha {row['alpha']:g}, {row['policy']}"
     return label, {"token by token": row["guided_of_base"], "with drafts": row["speculative_of_base"]}, row["asked"]
