@@ -1,7 +1,8 @@
 """How things are timed: alternating, several times, compared run by run.
 
 A machine's speed drifts; two runs right after one another see the same machine. So what is compared is run in turn, A
-B A B, and a ratio is the median of the ratios of neighbours.
+B B A, and a ratio is the median of the ratios of one round. Every other round goes backwards, since a run is faster
+behind one like it, which has left memory and caches as it needs them.
 """
 
 import platform
@@ -31,7 +32,7 @@ def alternate(
     """
     times: Times = {name: [] for name in runs}
     for round_ in range(-warmup, repeats):
-        for name, run in runs.items():
+        for name, run in reversed(runs.items()) if round_ % 2 else runs.items():
             seconds = _seconds(run)
             if round_ >= 0:
                 times[name].append(seconds)

@@ -34,10 +34,10 @@ def tiny_shape(monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny"
 
 
-def test_runs_alternate_and_warm_up_is_not_counted() -> None:
+def test_rounds_go_to_and_fro_and_warm_up_is_not_counted() -> None:
     order: list[str] = []
     times = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2, warmup=1)
-    assert order == ["a", "b"] * 3
+    assert order == ["b", "a", "a", "b", "b", "a"]
     assert [len(seconds) for seconds in times.values()] == [2, 2]
 
 
@@ -189,6 +189,7 @@ def test_speculative_trains_a_reward_model() -> None:
     assert row["tokens_per_base_forward"] > 1
 
 
+@pytest.mark.slow
 def test_speculative_compares_drafts_with_the_unguided_base(untrained: None) -> None:
     cases = [("reward model", False, 5), ("small base", True, 5), ("prompt lookup", False, 5)]
     rows = list(bench_speculative(cases, repeats=2, prompts=1, new_tokens=24))
@@ -304,6 +305,7 @@ def test_what_is_compared_computes_the_same_loss(name: str, monkeypatch: pytest.
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_train_reports_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
     monkeypatch.setattr(train, "find_spec", lambda name: None)
@@ -321,6 +323,7 @@ def test_train_reports_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------- what is learned
 
 
+@pytest.mark.slow
 def test_other_shapes_than_the_usual_ones_can_be_asked_for(tmp_path: Any, tiny_shape: str) -> None:
     """For a GPU, say; here a small one that the suite leaves out by itself."""
     pytest.importorskip("peft")
@@ -332,6 +335,7 @@ def test_other_shapes_than_the_usual_ones_can_be_asked_for(tmp_path: Any, tiny_s
     assert (row["shape"], row["batch"], row["reward_models"]) == (tiny_shape, 1, 1)
 
 
+@pytest.mark.slow
 def test_cross_validation_holds_every_pair_out_once() -> None:
     """On the toy preference: a reward model learns it, words tell it, length does not."""
     datasets = pytest.importorskip("datasets")
@@ -349,6 +353,7 @@ def test_cross_validation_holds_every_pair_out_once() -> None:
     assert len(rows["reward model"]["accuracy_of_folds"]) == 3
 
 
+@pytest.mark.slow
 def test_small_language_model_reads_its_texts() -> None:
     pytest.importorskip("datasets")
     texts = [f"the {animal} sat on the {thing} and was {mood}" for animal in ("cat", "dog") for thing in ("mat", "sofa")

@@ -236,7 +236,7 @@ def test_in_a_pipeline(tokenizer: Any) -> None:
         expected[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
     )
     reward = implicit.token_rewards(expected)[0, inputs["input_ids"].shape[1] :].sum()
-    assert record["rewards"] == pytest.approx([float(reward)], abs=1e-3)
+    assert record["rewards"] == pytest.approx([reward.item()], abs=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------- errors
