@@ -1,6 +1,7 @@
 """Claim 6: what an ARM's quality hangs on. One thing at a time is varied around a default.
 
-Each ARM (helpfulness) guides the strong base at every alpha in one batch, a row each. Reported are the oracle's reward
+The base is the packaged one (1.6M parameters) in both labs, so that more seeds and prompts can be had. Each ARM
+(helpfulness) guides it at every alpha in one batch, a row each. Reported are the oracle's reward
 at alpha 1 and its distance from the base; the reward at the distance that the default has at alpha 1, interpolated
 between alphas, so that an ARM is not called better for being louder; and the accuracy on held-out pairs, judged without
 noise.
@@ -38,7 +39,7 @@ _ALPHA = ALPHAS.index(1.0)
 Array = NDArray[np.float64]
 DEFAULT = "default"
 VARIED: dict[str, dict[str, dict[str, Any]]] = {
-    "beta": {"0.02": {"beta": 0.02}, "0.5": {"beta": 0.5}},
+    "beta": {"0.5": {"beta": 0.5}, "0.02": {"beta": 0.02}},
     "margin": {"1": {"margin": 1.0}},
     "log-probabilities": {"per token, beta 2": {"length_normalize": True, "beta": 2.0}},
     "ARM": {
@@ -46,7 +47,7 @@ VARIED: dict[str, dict[str, dict[str, Any]]] = {
         "LoRA rank 2": {"rank": 2},
         "LoRA rank 64": {"rank": 64},
     },
-    "pairs": {"a quarter": {"pairs": 0.25}, "half": {"pairs": 0.5}},
+    "pairs": {"a quarter": {"pairs": 0.25}, "half": {"pairs": 0.5}, "twice as many": {"pairs": 2}},
     "labels": {"20 % flipped": {"flipped": 0.2}, "judge twice as noisy": {"label_scale": 0.5}},
 }
 """What is varied, and how; numbers of pairs are shares of the default's."""
@@ -71,17 +72,30 @@ _REWARD, _KL, _EQUAL, _CHANGE, _RIGHT = (
 
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     """Train the ARMs, let each guide at all alphas, and compare them with the default."""
-    settings = [(DEFAULT, ""), *((what, setting) for what, several in VARIED.items() for setting in several)]
-    cells = [{"varied": what, "setting": setting, "seed": seed} for what, setting in settings for seed in seeds(lab)]
-    samples = collect(output / SAMPLES, cells, lambda cell: _measure(lab, cell), progress)
+    small = replace(lab, fast=True)  # the packaged base
+    cells = [
+        {"varied": what, "setting": setting, "seed": seed, **sizes(lab)}
+        for what, setting in settings(lab)
+        for seed in (lab.seeds if lab.fast else lab.seeds[:3])
+    ]
+    samples = collect(output / SAMPLES, cells, lambda cell: _measure(small, cell, lab.prompts), progress)
     default = [one for one in samples if one["varied"] == DEFAULT]
     alphas = summarise([one for one in default if "alpha" in one], ("alpha",), ("reward", "kl"), table=_ALPHA_TABLE)
     return [*_rows(samples, default), *alphas]
 
 
-def seeds(lab: Lab) -> range:
-    """Seeds of this claim, each of which trains all ARMs: at most three."""
-    return lab.seeds[:3]
+def settings(lab: Lab) -> list[tuple[str, str]]:
+    """What is varied and how, the default first; in the fast lab one setting of each."""
+    return [(DEFAULT, "")] + [
+        (what, setting) for what, several in VARIED.items() for setting in list(several)[: 1 if lab.fast else None]
+    ]
+
+
+def sizes(lab: Lab) -> dict[str, int]:
+    """Prompts, pairs of the default training, and pairs that are held out."""
+    return (
+        {"prompts": 12, "pairs": 200, "held out": 100} if lab.fast else {"prompts": 100, "pairs": 400, "held out": 400}
+    )
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
@@ -121,42 +135,39 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 # ---------------------------------------------------------------------- measuring
 
 
-def _measure(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
+def _measure(lab: Lab, cell: Mapping[str, Any], prompts: Sequence[str]) -> Iterator[Sample]:
     """Replies guided by an ARM at every alpha, and whether it ranks held-out pairs right."""
-    training = training_of(lab, cell)
-    arm, numbers = trained_arm(lab, training), range(len(lab.prompts))
+    training = training_of(cell)
+    arm, numbers = trained_arm(lab, training), range(cell["prompts"])
     rows = [(alpha, number) for number in numbers for alpha in ALPHAS]
     strong = training.backbone == "strong"
 
     def generate(alpha: torch.Tensor, **kwargs: Any) -> Any:
         return lab.strong.generate(reward_models=[arm], alpha=alpha, share_backbone=strong, **kwargs)
 
-    prompts, alphas = [lab.prompts[number] for _, number in rows], torch.tensor([[alpha] for alpha, _ in rows])
-    drawn = draw(lab, generate, prompts, cell["seed"], [OBJECTIVE], alphas)
+    alphas = torch.tensor([[alpha] for alpha, _ in rows])
+    drawn = draw(lab, generate, [prompts[number] for _, number in rows], cell["seed"], [OBJECTIVE], alphas)
     for (alpha, number), sample in zip(rows, drawn.samples, strict=True):
         yield {"alpha": alpha, "prompt": number, "reward": sample.pop(OBJECTIVE), **sample}
-    pairs = held_out(lab)
+    pairs = held_out(lab, cell)
     rewards = evaluate_preferences(arm, pairs, lab.tokenizer, length_normalize=training.length_normalize).rewards
     for number, (chosen, rejected) in enumerate(rewards):
         yield {"pair": number, "right": float(chosen > rejected)}
 
 
-def training_of(lab: Lab, cell: Mapping[str, Any]) -> ArmTraining:
+def training_of(cell: Mapping[str, Any]) -> ArmTraining:
     """The default training, with the one thing that the cell varies."""
     changes = dict(VARIED.get(cell["varied"], {}).get(cell["setting"], {}))
-    pairs = round(changes.pop("pairs", 1) * lab.pairs_to_train_on)
+    pairs = round(changes.pop("pairs", 1) * cell["pairs"])
     return replace(ArmTraining(OBJECTIVE, cell["seed"], pairs), **changes)
 
 
-def held_out(lab: Lab) -> list[PreferencePair]:
-    """Pairs of other prompts, the better reply chosen always; those with equal points are left out."""
-    seen = {pair["prompt"] for seed in seeds(lab) for pair in lab.pairs(OBJECTIVE, lab.pairs_to_train_on, seed)}
-    pairs = lab.pairs(OBJECTIVE, 200 if lab.fast else 1000, _HELD_OUT_SEED, scale=math.inf)
+def held_out(lab: Lab, cell: Mapping[str, Any]) -> list[PreferencePair]:
+    """Pairs of other draws, the better reply chosen always; those with equal points are left out."""
     return [
         pair
-        for pair in pairs
-        if pair["prompt"] not in seen
-        and score(OBJECTIVE, pair["prompt"], pair["chosen"]) > score(OBJECTIVE, pair["prompt"], pair["rejected"])
+        for pair in lab.pairs(OBJECTIVE, cell["held out"], _HELD_OUT_SEED, scale=math.inf)
+        if score(OBJECTIVE, pair["prompt"], pair["chosen"]) > score(OBJECTIVE, pair["prompt"], pair["rejected"])
     ]
 
 
@@ -164,12 +175,13 @@ def held_out(lab: Lab) -> list[PreferencePair]:
 
 
 def _rows(samples: Sequence[Sample], default: Sequence[Sample]) -> list[Row]:
+    """A row a setting, the default's before those of each thing that is varied."""
     rows = []
-    for what, several in VARIED.items():
+    for what in VARIED:
         rows.append(_row(what, f"{DEFAULTS[what]} (default)", default, default))
-        for setting in several:
-            own = [one for one in samples if (one["varied"], one["setting"]) == (what, setting)]
-            rows.append(_row(what, setting, own, default))
+        own = [one for one in samples if one["varied"] == what]
+        for setting in dict.fromkeys(one["setting"] for one in own):
+            rows.append(_row(what, setting, [one for one in own if one["setting"] == setting], default))
     return rows
 
 

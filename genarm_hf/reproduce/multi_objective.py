@@ -1,7 +1,7 @@
 """Claim 4: two objectives traded off at run time, against soups, mixtures, and training one model per trade-off.
 
 Helpfulness and harmlessness conflict in this world. Each has an ARM and a model tuned by DPO (beta 0.1, so that alpha 1
-aims at the same optimum), on the same replies. Every system gives five policies, from harmlessness alone to
+aims at the same optimum), on the same replies. Every system gives several policies, from harmlessness alone to
 helpfulness alone:
 
 - GenARM: alphas of both ARMs in these shares, summing up to 1, and to 2 (which costs it nothing to try);
@@ -9,7 +9,7 @@ helpfulness alone:
 - Rewarded Soups (arXiv 2306.04488): their weights averaged;
 - retrained: a DPO model for each trade-off, on labels of a judge who weighs the two objectives so.
 
-How good the five are together is the area that they dominate (hypervolume), and how far they are from the best points
+How good they are together is the area that they dominate (hypervolume), and how far they are from the best points
 of all systems (inverted generational distance). Intervals resample prompts and seeds, with a front for each resample.
 """
 
@@ -42,8 +42,6 @@ CLAIM = (
 )
 
 OBJECTIVES = HELPFUL, HARMLESS = ("helpful", "harmless")
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of helpfulness; the rest is harmlessness's."""
 BASE, GENARM, GENARM_2, MOD, MOD_2, SOUPS, RETRAINED = (
     "base",
     "GenARM, alphas sum to 1",
@@ -58,7 +56,7 @@ REFERENCE = (-6.0, -4.0)
 """Points below these count for nothing in a hypervolume: about three standard deviations of replies below the base."""
 _POINTS = "Points of the fronts"
 _FRONTS = "Fronts"
-_COSTS = "What a front takes: five trade-offs, all prompts"
+_COSTS = "What a front takes: all trade-offs, all prompts"
 _AREA, _LEAD, _DISTANCE = "hypervolume", "hypervolume of GenARM (sum 2) minus it", "distance to the best front (IGD)"
 _TRAINED, _CALLS, _PASSES, _SECONDS = FIELDS = ("models trained", "generate() calls", "passes over weights", "seconds")
 _BETA, _RATE, _BATCH = 0.1, 1e-3, 8
@@ -66,7 +64,8 @@ _BETA, _RATE, _BATCH = 0.1, 1e-3, 8
 
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     """Draw every system's replies at every weight, and compare the fronts."""
-    cells = [{"system": system, "seed": seed} for system in (BASE, *FRONTS) for seed in seeds(lab)]
+    size = sizes(lab)
+    cells = [{"system": system, "seed": seed, **size} for system in (BASE, *FRONTS) for seed in lab.seeds[:2]]
     samples = collect(output / SAMPLES, cells, lambda cell: _draw(lab, cell), progress)
     replies = [one for one in samples if "prompt" in one]
     return [
@@ -76,9 +75,9 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     ]
 
 
-def seeds(lab: Lab) -> range:
-    """Seeds of this claim: as each trains five more DPO models, at most three."""
-    return lab.seeds[:3]
+def sizes(lab: Lab) -> dict[str, int]:
+    """Trade-offs of a front, prompts, and pairs of a training: each trade-off is a training for one of the systems."""
+    return {"trade-offs": 3 if lab.fast else 5, "prompts": 20 if lab.fast else 60, "pairs": 400}
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
@@ -99,7 +98,7 @@ def findings(rows: Sequence[Row]) -> list[str]:
         f"{costs[system][_PASSES]['mean']:.0f} passes"
         for system in (GENARM_2, MOD, SOUPS, RETRAINED)
     )
-    return [*found, f"GenARM and MOD decode all five trade-offs in one batch, a row each. A front takes: {calls}."]
+    return [*found, f"GenARM and MOD decode all trade-offs in one batch, a row each. A front takes: {calls}."]
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -117,16 +116,16 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 def _draw(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
     """Replies of a system at every weight, and what they cost."""
-    system, seed = cell["system"], cell["seed"]
-    if system == BASE:
-        rows: list[tuple[float | None, int]] = [(None, number) for number in range(len(lab.prompts))]
-        yield from _labelled(rows, draw(lab, _plain(lab.strong), lab.prompts, seed, OBJECTIVES))
+    if cell["system"] == BASE:
+        rows: list[tuple[float | None, int]] = [(None, number) for number in range(cell["prompts"])]
+        prompts = lab.prompts[: cell["prompts"]]
+        yield from _labelled(rows, draw(lab, _plain(lab.strong), prompts, cell["seed"], OBJECTIVES))
         return
-    calls = list(_calls(lab, system, seed))
+    calls = list(_calls(lab, cell))
     for rows, drawn in calls:
         yield from _labelled(rows, drawn)
     yield {
-        _TRAINED: len(WEIGHTS) if system == RETRAINED else len(OBJECTIVES),
+        _TRAINED: cell["trade-offs"] if cell["system"] == RETRAINED else len(OBJECTIVES),
         _CALLS: sum(drawn.calls for _, drawn in calls),
         _PASSES: sum(drawn.passes for _, drawn in calls),
         _SECONDS: sum(drawn.seconds for _, drawn in calls),
@@ -138,73 +137,74 @@ def _labelled(rows: Sequence[tuple[float | None, int]], drawn: Drawn) -> Iterato
         yield {"weight of helpful": weight, "prompt": prompt, **sample}
 
 
-def _calls(lab: Lab, system: str, seed: int) -> Iterator[tuple[list[tuple[float | None, int]], Drawn]]:
+def _calls(lab: Lab, cell: Mapping[str, Any]) -> Iterator[tuple[list[tuple[float | None, int]], Drawn]]:
     """Rows of weight and prompt with their replies: all weights in one batch, or a batch a weight."""
-    numbers = range(len(lab.prompts))
+    system, prompts = cell["system"], lab.prompts[: cell["prompts"]]
+    weights = np.linspace(0, 1, cell["trade-offs"]).tolist()
     if system in (SOUPS, RETRAINED):
-        for weight in WEIGHTS:
-            policy = _plain(_soup(lab, weight, seed) if system == SOUPS else tuned(lab, weight, seed))
-            yield [(weight, number) for number in numbers], draw(lab, policy, lab.prompts, seed, OBJECTIVES)
+        for weight in weights:
+            policy = _plain((_soup if system == SOUPS else tuned)(lab, weight, cell))
+            rows = [(weight, number) for number in range(len(prompts))]
+            yield list(rows), draw(lab, policy, prompts, cell["seed"], OBJECTIVES)
         return
-    rows = [(weight, number) for number in numbers for weight in WEIGHTS]
+    rows = [(weight, number) for number in range(len(prompts)) for weight in weights]
     total = 2.0 if system in (GENARM_2, MOD_2) else 1.0
     alpha = total * torch.tensor([[weight, 1 - weight] for weight, _ in rows])
-    policy = (_genarm if system in (GENARM, GENARM_2) else _mod)(lab, seed)
-    yield list(rows), draw(lab, policy, [lab.prompts[number] for _, number in rows], seed, OBJECTIVES, alpha)
+    policy = (_genarm if system in (GENARM, GENARM_2) else _mod)(lab, cell)
+    yield list(rows), draw(lab, policy, [prompts[number] for _, number in rows], cell["seed"], OBJECTIVES, alpha)
 
 
 def _plain(model: Any) -> Generate:
     return lambda alpha, **kwargs: model.generate(**kwargs)
 
 
-def _genarm(lab: Lab, seed: int) -> Generate:
+def _genarm(lab: Lab, cell: Mapping[str, Any]) -> Generate:
     """Each row has its own trade-off; base and ARMs run in one pass over the base's weights."""
-    arms = [trained_arm(lab, ArmTraining(objective, seed, lab.pairs_to_train_on)) for objective in OBJECTIVES]
+    arms = [trained_arm(lab, ArmTraining(objective, cell["seed"], cell["pairs"])) for objective in OBJECTIVES]
     return lambda alpha, **kwargs: lab.strong.generate(reward_models=arms, alpha=alpha, share_backbone=True, **kwargs)
 
 
-def _mod(lab: Lab, seed: int) -> Generate:
+def _mod(lab: Lab, cell: Mapping[str, Any]) -> Generate:
     from ..baselines.mod import mod
 
-    models = [tuned(lab, weight, seed) for weight in (1.0, 0.0)]
+    models = [tuned(lab, weight, cell) for weight in (1.0, 0.0)]
     return lambda alpha, **kwargs: mod(lab.strong, models, alpha, share_backbone=True, **kwargs)
 
 
-def _soup(lab: Lab, weight: float, seed: int) -> Any:
+def _soup(lab: Lab, weight: float, cell: Mapping[str, Any]) -> Any:
     from ..baselines.rewarded_soups import rewarded_soup
 
-    return rewarded_soup([tuned(lab, one, seed) for one in (1.0, 0.0)], [weight, 1 - weight])
+    return rewarded_soup([tuned(lab, one, cell) for one in (1.0, 0.0)], [weight, 1 - weight])
 
 
 # ---------------------------------------------------------------------- training
 
 
-def tuned(lab: Lab, weight: float, seed: int) -> Any:
+def tuned(lab: Lab, weight: float, cell: Mapping[str, Any]) -> Any:
     """The strong base tuned by DPO for one trade-off: a LoRA adapter on the weights of `lab.strong`.
 
     Args:
         lab: of base and replies.
         weight: of helpfulness.
-        seed: of pairs and training.
+        cell: `seed` and number of `pairs`.
     """
-    settings = {"weight": weight, "seed": seed, "pairs": lab.pairs_to_train_on, "beta": _BETA, "rate": _RATE}
+    settings = {"weight": weight, "seed": cell["seed"], "pairs": cell["pairs"], "beta": _BETA, "rate": _RATE}
     settings |= {"base": lab.strong_settings()}
-    folder = lab.trained("dpo-mixed", settings, lambda draft: _tune(lab, weight, seed, draft))
+    folder = lab.trained("dpo-mixed", settings, lambda draft: _tune(lab, weight, cell, draft))
     return AutoregressiveRewardModel.from_pretrained(folder, base_model=lab.strong).eval()
 
 
-def _tune(lab: Lab, weight: float, seed: int, folder: Path) -> None:
+def _tune(lab: Lab, weight: float, cell: Mapping[str, Any], folder: Path) -> None:
     from ..baselines.training_time import train_dpo
 
-    pairs = mixed_pairs(lab, weight, seed)
     train_dpo(
         copy.deepcopy(lab.strong),  # PEFT puts its adapter into the very object
         lab.tokenizer,
-        pairs,
+        mixed_pairs(lab, weight, cell["pairs"], cell["seed"]),
         beta=_BETA,
         learning_rate=_RATE,
         batch_size=_BATCH,
-        seed=seed,
+        seed=cell["seed"],
         peft_config=lora(ArmTraining.rank),
         output_dir=str(folder),
         lr_scheduler_type="cosine",
@@ -212,13 +212,12 @@ def _tune(lab: Lab, weight: float, seed: int, folder: Path) -> None:
     )
 
 
-def mixed_pairs(lab: Lab, weight: float, seed: int) -> list[PreferencePair]:
+def mixed_pairs(lab: Lab, weight: float, n: int, seed: int) -> list[PreferencePair]:
     """The replies that ARMs are trained on, labelled by a judge who weighs the objectives; alone, by the same draws."""
     if weight in (0.0, 1.0):
-        return lab.pairs(HELPFUL if weight else HARMLESS, lab.pairs_to_train_on, seed)
+        return lab.pairs(HELPFUL if weight else HARMLESS, n, seed)
     rng = random.Random(f"{seed} {weight}")
-    pairs = lab.pairs(HELPFUL, lab.pairs_to_train_on, seed)
-    return [_relabelled(pair, weight, rng) for pair in pairs]
+    return [_relabelled(pair, weight, rng) for pair in lab.pairs(HELPFUL, n, seed)]
 
 
 def _relabelled(pair: PreferencePair, weight: float, rng: random.Random) -> PreferencePair:
@@ -237,10 +236,11 @@ def front_rows(samples: Sequence[Sample]) -> list[Row]:
     Args:
         samples: replies of all systems, all with the same prompts and seeds.
     """
+    weights = sorted({one["weight of helpful"] for one in samples} - {None})
     points = [
         grid([one for one in samples if (one["system"], one["weight of helpful"]) == (system, weight)], objective)
         for system in FRONTS
-        for weight in WEIGHTS
+        for weight in weights
         for objective in OBJECTIVES
     ]
     own = FRONTS.index(GENARM_2)
@@ -269,7 +269,7 @@ def _of_fronts(of: Callable[[NDArray[np.float64]], float], *points: NDArray[np.f
         *points: `(resamples, seeds, prompts)`, in the order of systems, weights and objectives.
     """
     means = np.stack([values.mean((-2, -1)) for values in points], -1)
-    fronts = means.reshape(-1, len(FRONTS), len(WEIGHTS), len(OBJECTIVES))
+    fronts = means.reshape(len(means), len(FRONTS), -1, len(OBJECTIVES))
     return np.array([of(front) for front in fronts])
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from genarm_hf.evaluation.runner import read
-from genarm_hf.playground import prompts, score
 from genarm_hf.reproduce import ablations as claim
 from genarm_hf.reproduce.drawing import Drawn
+from genarm_hf.reproduce.lab import Lab
 from genarm_hf.reproduce.models import ArmTraining, training_pairs
 
 
@@ -27,15 +27,15 @@ def test_reward_at_equal_divergence():
 
 
 def test_one_thing_at_a_time():
-    lab = SimpleNamespace(pairs_to_train_on=400)
-    default = claim.training_of(lab, {"varied": claim.DEFAULT, "setting": "", "seed": 3})
-    assert default == ArmTraining("helpful", 3, 400)  # that of other claims, which is trained once
+    cell = {"seed": 3, "pairs": 400}
+    default = claim.training_of({"varied": claim.DEFAULT, "setting": "", **cell})
+    assert default == ArmTraining("helpful", 3, 400)
     for what, several in claim.VARIED.items():
         for setting in several:
-            changed = claim.training_of(lab, {"varied": what, "setting": setting, "seed": 3})
+            changed = claim.training_of({"varied": what, "setting": setting, **cell})
             differing = [name for name in vars(default) if getattr(changed, name) != getattr(default, name)]
             assert 1 <= len(differing) <= 2, (what, setting)
-    assert claim.training_of(lab, {"varied": "pairs", "setting": "a quarter", "seed": 0}).pairs == 100
+    assert claim.training_of({"varied": "pairs", "setting": "a quarter", **cell}).pairs == 100
 
 
 def test_flipped_labels():
@@ -46,28 +46,22 @@ def test_flipped_labels():
     assert training_pairs(lab, ArmTraining("helpful", 0, 1000)) == pairs
 
 
-def test_held_out_pairs_are_judged_without_noise_and_of_other_prompts():
-    first, second, third = prompts(3, seed=0)
+def test_held_out_pairs_are_judged_without_noise():
     good, kind = "First, fill a pocket with treats.", "Good luck with it."
+    prompt = "User: How do I train a young dog? Assistant:"
 
-    def pairs(objective, n, seed, scale=1.0):
-        replies = {"chosen": kind, "rejected": good}
-        if seed != claim._HELD_OUT_SEED:
-            return [{"prompt": first, **replies}]
-        assert scale == math.inf
-        return [
-            {"prompt": first, **replies},
-            {"prompt": second, **replies},
-            {"prompt": third, "chosen": kind, "rejected": kind},
-        ]
+    def pairs(objective, n, seed, scale):
+        assert (objective, n, scale) == ("helpful", 7, math.inf) and seed > 100
+        replies = [(good, kind), (kind, kind), (kind, good)]  # better, as good, worse
+        return [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for chosen, rejected in replies]
 
-    found = claim.held_out(SimpleNamespace(pairs=pairs, pairs_to_train_on=1, fast=True, seeds=range(1)))
-    better = score("helpful", second, kind) > score("helpful", second, good)
-    assert [pair["prompt"] for pair in found] == ([second] if better else [])
+    found = claim.held_out(SimpleNamespace(pairs=pairs), {"held out": 7})
+    assert [pair["chosen"] for pair in found] == [good]
 
 
 def test_the_claim_compares_all_arms(tmp_path, monkeypatch):
-    lab = SimpleNamespace(prompts=["a", "b", "c"], seeds=range(5), pairs_to_train_on=8, strong=None, tokenizer=None)
+    lab = Lab(tmp_path)
+    monkeypatch.setattr(claim, "sizes", lambda lab: {"prompts": 3, "pairs": 8, "held out": 4})
     quality = {"rank": 64, "beta": 0.02}
 
     def trained_arm(lab, training):
@@ -83,7 +77,7 @@ def test_the_claim_compares_all_arms(tmp_path, monkeypatch):
 
     monkeypatch.setattr(claim, "trained_arm", trained_arm)
     monkeypatch.setattr(claim, "draw", draw)
-    monkeypatch.setattr(claim, "held_out", lambda lab: [None] * 4)
+    monkeypatch.setattr(claim, "held_out", lambda lab, cell: [None] * 4)
     judged = SimpleNamespace(rewards=np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     monkeypatch.setattr(claim, "evaluate_preferences", lambda *args, **kwargs: judged)
     rows = claim.run(lab, tmp_path, lambda message: None)

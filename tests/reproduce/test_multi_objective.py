@@ -11,6 +11,7 @@ from genarm_hf.playground.preferences import PreferencePair
 from genarm_hf.reproduce import multi_objective as claim
 from genarm_hf.reproduce.drawing import Drawn
 
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PROMPT = "User: How do I train a young dog? Assistant:"
 GOOD, KIND = "First, fill a pocket with treats.", "Good luck with it."
 
@@ -18,7 +19,7 @@ GOOD, KIND = "First, fill a pocket with treats.", "Good luck with it."
 def points(shift):
     """Two prompts under two seeds; every system's front is the same line, moved."""
     for at, system in enumerate(claim.FRONTS):
-        for weight in claim.WEIGHTS:
+        for weight in WEIGHTS:
             for seed in range(2):
                 for prompt in range(2):
                     noise = prompt - 0.5
@@ -48,23 +49,23 @@ def test_fronts_of_known_area():
 
 def test_labels_of_a_judge_who_weighs(monkeypatch):
     pair = PreferencePair(prompt=PROMPT, chosen=GOOD, rejected=KIND)
-    lab = SimpleNamespace(pairs=lambda objective, n, seed: [pair] * n, pairs_to_train_on=2000)
+    lab = SimpleNamespace(pairs=lambda objective, n, seed: [pair] * n)
     difference = [score(one, PROMPT, GOOD) - score(one, PROMPT, KIND) for one in claim.OBJECTIVES]
     expected = torch.sigmoid(torch.tensor(0.25 * difference[0] + 0.75 * difference[1])).item()
-    kept = sum(one["chosen"] == GOOD for one in claim.mixed_pairs(lab, 0.25, 0)) / 2000
+    kept = sum(one["chosen"] == GOOD for one in claim.mixed_pairs(lab, 0.25, 2000, 0)) / 2000
     assert kept == pytest.approx(expected, abs=0.04)
-    assert claim.mixed_pairs(lab, 0.25, 0) == claim.mixed_pairs(lab, 0.25, 0)
+    assert claim.mixed_pairs(lab, 0.25, 2000, 0) == claim.mixed_pairs(lab, 0.25, 2000, 0)
     asked = []
     lab.pairs = lambda objective, n, seed: asked.append(objective) or []
-    claim.mixed_pairs(lab, 1.0, 0), claim.mixed_pairs(lab, 0.0, 0)
+    claim.mixed_pairs(lab, 1.0, 9, 0), claim.mixed_pairs(lab, 0.0, 9, 0)
     assert asked == ["helpful", "harmless"]  # the very labels that the ARMs have learned from
 
 
 @pytest.fixture
 def stubs(monkeypatch):
-    """A lab of three prompts, and systems that reply by rule: the more weight, the more helpful."""
+    """A lab, and systems that reply by rule: the more weight, the more helpful."""
     lab = SimpleNamespace(
-        prompts=prompts(3, seed=0, split="test"), seeds=range(5), strong=None, tokenizer=load_tokenizer()
+        prompts=prompts(60, seed=0, split="test"), seeds=range(5), fast=True, strong=None, tokenizer=load_tokenizer()
     )
 
     def draw(lab, policy, prompts, seed, objectives, alpha=None):
@@ -78,10 +79,10 @@ def stubs(monkeypatch):
     for name, stub in {
         "draw": draw,
         "_plain": lambda model: model if isinstance(model, float) else 0.5,
-        "_genarm": lambda lab, seed: None,
-        "_mod": lambda lab, seed: None,
-        "_soup": lambda lab, weight, seed: weight,
-        "tuned": lambda lab, weight, seed: weight,
+        "_genarm": lambda lab, cell: None,
+        "_mod": lambda lab, cell: None,
+        "_soup": lambda lab, weight, cell: weight,
+        "tuned": lambda lab, weight, cell: weight,
     }.items():
         monkeypatch.setattr(claim, name, stub)
     return SimpleNamespace(lab=lab, drawn=drawn)
@@ -96,8 +97,8 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
         {"system": "base", "weight of helpful": None},
         {"system": claim.GENARM, "weight of helpful": 0.0},
     ]
-    assert len(by_table[claim._POINTS]) == 1 + 5 * len(claim.FRONTS)
-    assert all(row["values"]["helpful"]["count"] == 9 for row in by_table[claim._POINTS])  # 3 prompts, 3 seeds
+    assert len(by_table[claim._POINTS]) == 1 + 3 * len(claim.FRONTS)
+    assert all(row["values"]["helpful"]["count"] == 40 for row in by_table[claim._POINTS])  # 20 prompts, 2 seeds
     costs = {
         row["where"]["system"]: {name: value["mean"] for name, value in row["values"].items()}
         for row in by_table[claim._COSTS]
@@ -108,16 +109,16 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
         == {"models trained": 2, "generate() calls": 1, "passes over weights": 7, "seconds": 0.5}
     )
     assert costs[claim.RETRAINED] == {
-        "models trained": 5,
-        "generate() calls": 5,
-        "passes over weights": 35,
-        "seconds": 2.5,
+        "models trained": 3,
+        "generate() calls": 3,
+        "passes over weights": 21,
+        "seconds": 1.5,
     }
     # a batch holds every trade-off of every prompt
     batch = next(alpha for alpha in stubs.drawn if alpha is not None)
-    assert batch.shape == (15, 2) and batch[:5].tolist() == [[w, 1 - w] for w in claim.WEIGHTS]
+    assert batch.shape == (60, 2) and batch[:3].tolist() == [[0, 1], [0.5, 0.5], [1, 0]]
     assert sorted({round(float(alpha[0].sum())) for alpha in stubs.drawn if alpha is not None}) == [1, 2]
-    assert len([line for line in read(tmp_path / "samples.jsonl") if "prompt" in line]) == 9 + 45 * len(claim.FRONTS)
+    assert len([line for line in read(tmp_path / "samples.jsonl") if "prompt" in line]) == 40 + 120 * len(claim.FRONTS)
     said = claim.findings(rows)
     assert len(said) == 6 and "not told apart" in said[1]
     claim.plot(rows, tmp_path / "figure.png")
