@@ -168,7 +168,7 @@ def _mod(lab: Lab, cell: Mapping[str, Any]) -> Generate:
     from ..baselines.mod import mod
 
     models = [tuned(lab, weight, cell) for weight in (1.0, 0.0)]
-    return lambda alpha, **kwargs: mod(lab.strong, models, alpha, share_backbone=True, **kwargs)
+    return lambda alpha, **kwargs: mod(lab.strong, models, alpha, **kwargs)
 
 
 def _soup(lab: Lab, weight: float, cell: Mapping[str, Any]) -> Any:
@@ -278,5 +278,7 @@ def _area(points: NDArray[np.float64]) -> float:
 
 
 def _distance(points: NDArray[np.float64], fronts: NDArray[np.float64]) -> float:
+    """From each of the best points of all systems that count to the nearest of these points, on average."""
     every = fronts.reshape(-1, len(OBJECTIVES))
+    every = every[(every > REFERENCE).all(-1)]
     return inverted_generational_distance(points, every[non_dominated(every)])
