@@ -8,8 +8,10 @@ import torch
 from genarm_hf.evaluation.runner import read
 from genarm_hf.playground import load_tokenizer, prompts, score
 from genarm_hf.playground.preferences import PreferencePair
+from genarm_hf.reproduce import drawing
 from genarm_hf.reproduce import multi_objective as claim
 from genarm_hf.reproduce.drawing import Drawn
+from genarm_hf.reproduce.lab import Lab
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PROMPT = "User: How do I train a young dog? Assistant:"
@@ -123,3 +125,24 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
     assert len(said) == 6 and "not told apart" in said[1]
     claim.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_every_system_runs(tmp_path, monkeypatch):
+    pytest.importorskip("trl")
+    monkeypatch.setattr(drawing, "MAX_NEW_TOKENS", 4)
+    pair = PreferencePair(prompt=PROMPT, chosen=GOOD, rejected=KIND)
+    lab = Lab(tmp_path, fast=True)
+    monkeypatch.setattr(Lab, "pairs", lambda lab, objective, n, seed, scale=1.0: [pair] * n)
+    monkeypatch.setattr(claim, "sizes", lambda lab: {"trade-offs": 2, "prompts": 2, "pairs": 4})
+    rows = claim.run(lab, tmp_path / "claim", lambda message: None)
+    points = {
+        (row["where"]["system"], row["where"]["weight of helpful"]): row["values"]
+        for row in rows
+        if row["table"] == claim._POINTS
+    }
+    assert len(points) == 1 + 2 * len(claim.FRONTS)
+    # of one model alone, a soup is that model, and so is the model trained for this weight alone
+    for weight in (0.0, 1.0):
+        soup, alone = (points[system, weight]["kl"]["mean"] for system in (claim.SOUPS, claim.RETRAINED))
+        assert soup == pytest.approx(alone, abs=1e-3)
