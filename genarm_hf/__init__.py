@@ -20,6 +20,7 @@ _LAZY = {
     "GenARMGenerationMixin": "decoding.generation",
     "GenARMLogitsProcessor": "decoding.logits_process",
     "GuidedModel": "decoding.guided_model",
+    "ImplicitRewardModel": "modeling_implicit",
     "RewardGuidedGenerationPipeline": "integrations.pipelines",
     "guide": "decoding.guided_model",
     "install": "decoding.generation",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .decoding.logits_process import GenARMLogitsProcessor
     from .integrations.pipelines import RewardGuidedGenerationPipeline
     from .modeling_genarm import AutoregressiveRewardModel
+    from .modeling_implicit import ImplicitRewardModel
     from .training import ARMTrainer, ARMTrainingArguments
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "GenARMGenerationMixin",
     "GenARMLogitsProcessor",
     "GuidedModel",
+    "ImplicitRewardModel",
     "RewardGuidedGenerationPipeline",
     "guide",
     "install",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,38 @@ def share_weights(model: PreTrainedModel, private: frozenset[str] = frozenset())
     for name in _NOT_SHARED:
         shared.__dict__.pop(name, None)
     return shared
+
+
+_bare: "WeakKeyDictionary[Any, Any]" = WeakKeyDictionary()
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether PEFT has put adapter layers into a model."""
+    return any(hasattr(module, "base_layer") for module in model.modules())
+
+
+def without_adapters(model: Any) -> Any:
+    """The model as it was before PEFT put adapters into it: other modules, the same tensors. Made once for a model.
+
+    Args:
+        model: a transformers model with adapter layers inside.
+
+    Raises:
+        ValueError: the adapter is merged into the model's own tensors.
+    """
+    merged = next((name for name, module in model.named_modules() if getattr(module, "merged", False)), None)
+    if merged is not None:
+        raise ValueError(f"The adapter is merged into {merged!r}: call `unmerge_adapter()` first.")
+    if model not in _bare:
+        bare = share_weights(model)
+        for name, module in list(bare.named_modules()):
+            if hasattr(module, "base_layer"):
+                bare.set_submodule(name, module.base_layer)
+            elif hasattr(module, "original_module"):  # `modules_to_save`, trained whole, in a wrapper
+                bare.set_submodule(name, module.original_module)
+        bare._hf_peft_config_loaded = False
+        _bare[model] = bare
+    return _bare[model]
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -120,6 +120,26 @@ def _weighted(logprobs: Tensor, alpha: Tensor) -> Tensor:
     return torch.where(logprobs.isneginf(), impossible, alpha * logprobs)
 
 
+def signed_sum(logprobs: Sequence[Tensor], signs: Sequence[float]) -> Tensor:
+    """Rewards made of several models' log-probabilities; -inf where any of them is, whatever its sign.
+
+    Args:
+        logprobs: of one shape each, in nats.
+        signs: a factor each, not 0.
+
+    Example:
+
+    ```python
+    >>> signed_sum([torch.tensor([0.5, 0.0]).log(), torch.tensor([0.25, 0.0]).log()], [1.0, -1.0]).exp()
+    tensor([2., 0.])
+
+    ```
+    """
+    impossible = torch.stack([part.isneginf() for part in logprobs]).any(0)
+    total = sum(sign * part for part, sign in zip(logprobs, signs, strict=True))
+    return torch.as_tensor(total).masked_fill(impossible, -math.inf)
+
+
 def token_logprobs(logits: Tensor, input_ids: Tensor) -> Tensor:
     """Log-probability of every token given those before it.
 

@@ -22,7 +22,7 @@ from .guidance import token_logprobs
 from .loading import Repository, load_adapter, load_config, load_full
 from .model_card import write_model_card
 from .saving import card_kept, check_target, fetch_card, is_sharded, only_new_weights, stale_weights
-from .scoring import as_pairs, encode_pairs, evaluating, first_column, read_logits, right_pad
+from .scoring import as_pairs, encode_pairs, evaluating, first_column, read_logits, summed_rewards
 
 logger = logging.get_logger(__name__)
 
@@ -207,14 +207,8 @@ class AutoregressiveRewardModel(PreTrainedModel, GenerationMixin):
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         prompts, responses = as_pairs(prompts, responses)
         encoded = self._encode(tokenizer, prompts, responses, append_eos)
-        order = sorted(range(len(encoded)), key=lambda row: len(encoded[row][0]))
-        scores = torch.zeros(len(encoded))
         with evaluating(self):
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                ids, mask, response_mask = right_pad([encoded[row] for row in rows], self._input_device)
-                scores[rows] = self.token_rewards(ids, mask, response_mask).sum(-1).cpu()
-        return scores
+            return summed_rewards(self.token_rewards, encoded, self._input_device, batch_size)
 
     @torch.no_grad()
     def explain(
@@ -259,6 +253,11 @@ class AutoregressiveRewardModel(PreTrainedModel, GenerationMixin):
         self, tokenizer: Any, prompts: list[str], responses: list[str], append_eos: bool
     ) -> list[tuple[list[int], int]]:
         encoded = encode_pairs(tokenizer, prompts, responses, self.config.prompt_template, append_eos)
+        self._check_encoded(encoded)
+        return encoded
+
+    def _check_encoded(self, encoded: Sequence[tuple[list[int], int]]) -> None:
+        """Refuse texts without a prompt, longer than this model's positions, or with ids that it lacks."""
         config = self.causal_lm.config.get_text_config(decoder=True)
         limit = getattr(config, "max_position_embeddings", None)
         embeddings: Any = self.get_input_embeddings()
@@ -275,7 +274,6 @@ class AutoregressiveRewardModel(PreTrainedModel, GenerationMixin):
                     f"`tokenizer` gives id {max(ids)}, which the reward model does not have. Pass the reward model's "
                     "own tokenizer."
                 )
-        return encoded
 
     # ------------------------------------------------------------------ building and loading
 

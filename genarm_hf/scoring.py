@@ -91,6 +91,27 @@ def _without_suffix(full: list[int], plain: list[int], bos: int | None) -> list[
     return [*prefix, *plain]
 
 
+def summed_rewards(token_rewards: Any, encoded: Sequence[Encoded], device: torch.device, batch_size: int) -> Tensor:
+    """One reward a text, rows of like length together.
+
+    Args:
+        token_rewards: ids, attention mask and response mask to rewards, each `(rows, length)`.
+        encoded: the texts.
+        device: where ids go.
+        batch_size: rows per forward.
+
+    Returns:
+        float32 `(texts,)` in nats, on the CPU.
+    """
+    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row][0]))
+    scores = torch.zeros(len(encoded))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        ids, mask, response_mask = right_pad([encoded[row] for row in rows], device)
+        scores[rows] = token_rewards(ids, mask, response_mask).sum(-1).cpu()
+    return scores
+
+
 def right_pad(rows: Sequence[Encoded], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, attention mask and response mask, each `(rows, length)`, padded on the right with 0."""
     length = max(len(ids) for ids, _ in rows)

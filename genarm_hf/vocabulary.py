@@ -86,7 +86,12 @@ class Verdict:
 
 
 def check_vocabularies(
-    base: Any, reward_model: Any, name: str, tokenizer: Any = None, reward_tokenizer: Any = None
+    base: Any,
+    reward_model: Any,
+    name: str,
+    tokenizer: Any = None,
+    reward_tokenizer: Any = None,
+    than: str = "the base",
 ) -> None:
     """Refuse a reward model whose ids mean other tokens than the base's.
 
@@ -100,6 +105,7 @@ def check_vocabularies(
         name: what errors call the reward model, `reward_models[0]`.
         tokenizer: the base's tokenizer, optional.
         reward_tokenizer: the reward model's tokenizer, optional.
+        than: what errors call the base.
 
     Raises:
         ValueError: the vocabularies disagree, or nothing shows that they agree.
@@ -113,14 +119,14 @@ def check_vocabularies(
         return
     base_vocabulary, vocabulary = _vocabulary(base, tokenizer), _vocabulary(reward_model, reward_tokenizer)
     if base_vocabulary is not None and vocabulary is not None:
-        _judge(base_vocabulary, vocabulary, min(sizes), name)
+        _judge(base_vocabulary, vocabulary, min(sizes), name, than)
     elif abs(sizes[0] - sizes[1]) > max(128, min(sizes) // 100):
         raise ValueError(
-            f"{name} has a vocabulary of {sizes[1]} tokens and the base one of {sizes[0]}: more than padding can "
+            f"{name} has a vocabulary of {sizes[1]} tokens and {than} one of {sizes[0]}: more than padding can "
             "explain, and no tokenizers were found to compare. Guidance needs one vocabulary; if ids do mean the "
             "same, show it by passing `tokenizer=` and `reward_tokenizers=`."
         )
-    _warn_of_exclusions(sizes, (base_vocabulary, vocabulary), name)
+    _warn_of_exclusions(sizes, (base_vocabulary, vocabulary), name, than)
 
 
 def _same_origin(base: Any, reward_model: Any) -> bool:
@@ -132,23 +138,25 @@ def _same_origin(base: Any, reward_model: Any) -> bool:
 _warned: set[tuple] = set()
 
 
-def _warn_of_exclusions(sizes: tuple[int, int], vocabularies: Sequence[Vocabulary | None], name: str) -> None:
+def _warn_of_exclusions(
+    sizes: tuple[int, int], vocabularies: Sequence[Vocabulary | None], name: str, than: str
+) -> None:
     """Say once how many tokens only one side has: they cannot be sampled while the reward model guides."""
     if sizes[0] == sizes[1] or (sizes, name) in _warned:
         return
     _warned.add((sizes, name))
-    side, larger = ("the base", vocabularies[0]) if sizes[0] > sizes[1] else (name, vocabularies[1])
+    side, larger = (than, vocabularies[0]) if sizes[0] > sizes[1] else (name, vocabularies[1])
     low, high = sorted(sizes)
     # what no tokenizer produces is padding of an embedding matrix, and no loss
     count = high - low if larger is None else sum(low <= index < high for index in larger.tokens)
     if count:
         logger.warning(
-            f"{count} token ids exist in {side} alone ({sizes[0]} in the base, {sizes[1]} in {name}); they are "
+            f"{count} token ids exist in {side} alone ({sizes[0]} in {than}, {sizes[1]} in {name}); they are "
             "excluded from guided sampling. Padding of the embedding matrix is harmless."
         )
 
 
-def _judge(base: Vocabulary, reward: Vocabulary, size: int, name: str) -> None:
+def _judge(base: Vocabulary, reward: Vocabulary, size: int, name: str, than: str) -> None:
     """Raise where an ordinary token differs, warn where only special ones do (chat fine-tunes rename reserved ones)."""
     if base is reward:
         return
@@ -159,12 +167,12 @@ def _judge(base: Vocabulary, reward: Vocabulary, size: int, name: str) -> None:
         verdict = known[size] = _compare(base, reward, size)
     if verdict.differing:
         raise ValueError(
-            f"{name} has another vocabulary than the base: {verdict.differing} of {verdict.shared} shared ids mean "
+            f"{name} has another vocabulary than {than}: {verdict.differing} of {verdict.shared} shared ids mean "
             f"different tokens (id: base / reward model) {verdict.shown}. Guidance adds log-probabilities id by id, so "
             "both must use one tokenizer."
         )
     if verdict.renamed and first_time:
-        logger.warning(f"{name} and the base name {verdict.renamed} special tokens differently: {verdict.shown}.")
+        logger.warning(f"{name} and {than} name {verdict.renamed} special tokens differently: {verdict.shown}.")
 
 
 def _compare(base: Vocabulary, reward: Vocabulary, size: int) -> Verdict:

@@ -17,7 +17,7 @@ LAYERS = (
     ("configuration_genarm",),
     ("guidance",),
     ("vocabulary",),
-    ("adapters", "loading", "model_card", "modeling_genarm", "saving", "scoring"),
+    ("adapters", "loading", "model_card", "modeling_genarm", "modeling_implicit", "saving", "scoring"),
     ("decoding",),
     ("training",),
     ("baselines",),
@@ -43,8 +43,10 @@ LATE = {
     "matplotlib",
     "moocore",
     "peft",
+    "pymoo",
     "requests",
     "starlette",
+    "trl",
     "uvicorn",
 }
 

@@ -1,6 +1,7 @@
 """What GenARM is compared with: other ways to align a model, each as its paper describes it, on any causal LM.
 
-At test time: decoders by a trajectory reward or a prefix value. Names load when first used, so that importing this
+At test time: decoders by a trajectory reward or a prefix value. By training: SFT, DPO and SimPO; and what is made of
+models tuned for one objective each. Names load when first used, so that importing this
 package costs nothing.
 """
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from .best_of_n import best_of_n_generate
     from .cards import cards_generate
     from .reward_training import train_prefix_value, train_trajectory_reward
+    from .rewarded_soups import rewarded_soup
+    from .training_time import train_dpo, train_sft, train_simpo
     from .trajectory_rewards import TrajectoryReward, from_causal_lm
     from .transfer_q import transfer_q_generate
     from .value_guided import blockwise_generate, sample_value_rows, value_guided_generate
@@ -23,8 +26,12 @@ __all__ = [
     "blockwise_generate",
     "cards_generate",
     "from_causal_lm",
+    "rewarded_soup",
     "sample_value_rows",
+    "train_dpo",
     "train_prefix_value",
+    "train_sft",
+    "train_simpo",
     "train_trajectory_reward",
     "transfer_q_generate",
     "value_guided_generate",
@@ -38,8 +45,12 @@ _LAZY = {
     "blockwise_generate": "value_guided",
     "cards_generate": "cards",
     "from_causal_lm": "trajectory_rewards",
+    "rewarded_soup": "rewarded_soups",
     "sample_value_rows": "value_guided",
+    "train_dpo": "training_time",
     "train_prefix_value": "reward_training",
+    "train_sft": "training_time",
+    "train_simpo": "training_time",
     "train_trajectory_reward": "reward_training",
     "transfer_q_generate": "transfer_q",
     "value_guided_generate": "value_guided",

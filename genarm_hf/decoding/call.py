@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .guidance_plan import Guidance
+from .guidance_plan import Guidance, Term
 from .reward_models import check_positions
 from .reward_prompts import RewardPrompt, check_reward_prompt
 from .reward_reader import RewardReader
@@ -43,11 +43,9 @@ class GuidedCall:
     shared: SharedBackbone | None = None
     readers: list[RewardReader | None] = field(default_factory=list)
 
-    def _readers(self) -> Iterable[tuple[int, Any, RewardPrompt | None]]:
-        """Reward models that will read: those at work, and all where rewards are asked for."""
-        if not self.output_rewards:
-            return self.guidance.at_work()
-        return zip(range(len(self.guidance.models)), self.guidance.models, self.guidance.prompts, strict=True)
+    def _readers(self) -> Iterable[Term]:
+        """Who will read: the terms at work, and all where rewards are asked for."""
+        return self.guidance.terms if self.output_rewards else [term for _, term in self.guidance.at_work()]
 
     def check_inputs(self, rows: int, length: int | None) -> None:
         """The last look before any model runs.
@@ -66,15 +64,15 @@ class GuidedCall:
                 f"the inputs have {rows} rows. Generate them one by one, or as a batch without drafts."
             )
         self.guidance.check_rows(rows)
-        for index, model, prompt in self._readers():
-            if prompt is not None:
-                check_reward_prompt(prompt, model, index)
+        for term in self._readers():
+            if term.prompt is not None:
+                check_reward_prompt(term.prompt, term.model, term.name)
             elif length is None:
                 raise ValueError(
-                    f"The prompt is given as `inputs_embeds`, which reward_models[{index}] cannot read. Pass its "
-                    f"text as `reward_inputs=`."
+                    f"The prompt is given as `inputs_embeds`, which {term.name} cannot read. Pass its text as "
+                    "`reward_inputs=`."
                 )
-            check_positions(model, f"reward_models[{index}]", length if prompt is None else prompt.ids.shape[1])  # type: ignore[arg-type]
+            check_positions(term.model, term.name, length if term.prompt is None else term.prompt.ids.shape[1])  # type: ignore[arg-type]
 
     def new_tokens(self, max_length: int) -> int:
         """Tokens to be generated at most, where `max_length` counts the prompt's ids too."""
@@ -84,9 +82,9 @@ class GuidedCall:
     def check_total_length(self, max_length: int) -> None:
         """Refuse a generation that outgrows a reward model's positions; `max_length` counts the prompt's ids."""
         new_tokens = self.new_tokens(max_length)
-        for index, model, prompt in self._readers():
-            length = self.prompt_length if prompt is None else prompt.ids.shape[1]
-            check_positions(model, f"reward_models[{index}]", length, new_tokens)
+        for term in self._readers():
+            length = self.prompt_length if term.prompt is None else term.prompt.ids.shape[1]
+            check_positions(term.model, term.name, length, new_tokens)
 
     def place_prompt(self, generation_config: Any, embeds: Tensor | None, past: int) -> None:
         """Find where the prompt ends: ids may be the whole text, or only what is new behind a cached `past`."""

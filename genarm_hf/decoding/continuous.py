@@ -42,13 +42,13 @@ class Prompt(list):
 
 
 class RequestAlpha(ContinuousBatchingLogitsProcessor):
-    """Carries one reward model's alpha of every request to the forward, and leaves the scores as they are."""
+    """Carries one term's alpha of every request to the forward, and leaves the scores as they are."""
 
     supported_kwargs = {"alpha": tuple}
     ignored_kwargs = ()
 
-    def __init__(self, arm: int):
-        self.arm = arm
+    def __init__(self, term: int):
+        self.term = term
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
         """0: rows that are no request's."""
@@ -56,9 +56,9 @@ class RequestAlpha(ContinuousBatchingLogitsProcessor):
 
     def prepare_tensor_args(self, requests_with_new_token: Sequence[Any]) -> Tensor:
         """Alphas `(requests,)`, float32 stored as int32."""
-        off = (0.0,) * (self.arm + 1)  # warm-up has requests that nobody made
+        off = (0.0,) * (self.term + 1)  # warm-up has requests that nobody made
         rows = [request.state.logit_processor_kwargs.get("alpha", off) for request in requests_with_new_token]
-        return torch.tensor([row[self.arm] for row in rows], dtype=torch.float32).view(torch.int32)
+        return torch.tensor([row[self.term] for row in rows], dtype=torch.float32).view(torch.int32)
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
         """The scores: the forward has guided them."""
@@ -69,19 +69,30 @@ class GuidedBatching(ContinuousMixin):
     """Base and reward models as the one model that transformers' continuous batching runs.
 
     What is not defined here is the base's own.
+
+    Args:
+        base: the base.
+        guidance: who guides it.
+        working: indices of the terms that are not switched off.
     """
 
     # the base may keep a manager of unguided calls, which is not ours
     _cached_continuous_batching_manager = None
 
-    def __init__(self, base: Any, arms: Sequence[Any], alpha: Tensor, names: Sequence[str]):
-        self.base, self.arms, self.alpha, self.names = base, arms, alpha, names
+    def __init__(self, base: Any, guidance: Guidance, working: Sequence[int]):
+        self.base, self.guidance, self.working = base, guidance, list(working)
+        terms = [guidance.terms[index] for index in self.working]
+        # the base is one of them where it is a reference too; it runs once
+        self.arms = [term.model for term in terms if not term.is_base]
+        self.names = [term.name for term in terms if not term.is_base]
+        places = iter(range(1, len(terms) + 1))
+        self.places = [0 if term.is_base else next(places) for term in terms]
         if getattr(base, "_device_mesh", None) is not None:
             raise ValueError("Continuous batching with reward models takes no tensor-parallel base. " + USE_GENERATE)
-        for name, model in zip(names, self.arms, strict=True):
+        for name, model in zip(self.names, self.arms, strict=True):
             _check_model(model, name, base)
         _check_model(base, "the base", base)
-        self.config, self.sections = joint_layout((base, *self.arms), ("the base", *names))
+        self.config, self.sections = joint_layout((base, *self.arms), ("the base", *self.names))
         self.vocab = vocab_size(base)
         self.reward_vocabs = [vocab_size(arm) for arm in self.arms]
         self._views: tuple[Any, list[SectionCache]] = None, []
@@ -100,11 +111,12 @@ class GuidedBatching(ContinuousMixin):
             **batch: what transformers prepared: tokens of all requests `(1, tokens)`, indices into the cache, and the
                 arguments of logits processors, whose first rows are the alphas.
         """
-        alphas = batch["logits_processor_args"][: len(self.arms)].view(torch.float32)
-        guided = self._logits(0, batch)
+        alphas = batch["logits_processor_args"][: len(self.places)].view(torch.float32)
+        guided = logits = self._logits(0, batch)
         # one after another: all on one device, and the logits of many requests are large
-        for index, alpha in enumerate(alphas, start=1):
-            logprobs = align(self._logits(index, batch).log_softmax(-1, dtype=torch.float32), self.vocab)
+        for place, alpha in zip(self.places, alphas, strict=True):
+            opinion = self._logits(place, batch) if place else logits
+            logprobs = align(opinion.log_softmax(-1, dtype=torch.float32), self.vocab)
             guided = combine(guided, [logprobs], [alpha[:, None]])
         return CausalLMOutput(logits=guided)  # type: ignore[arg-type]
 
@@ -142,7 +154,7 @@ class GuidedBatching(ContinuousMixin):
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         stock = self.base._get_logits_processor(*args, **kwargs)
-        return LogitsProcessorList([*(RequestAlpha(arm) for arm in range(len(self.arms))), *stock])
+        return LogitsProcessorList([*(RequestAlpha(term) for term in range(len(self.places))), *stock])
 
     def init_continuous_batching(
         self,
@@ -166,22 +178,22 @@ class GuidedBatching(ContinuousMixin):
                 _match_attention(arm, self.base)
             # transformers names its class where it makes one; ours adds methods and no state but this
             manager.__class__ = GuidedManager
-            manager.logit_processor.tensors_required += len(self.arms)
+            manager.logit_processor.tensors_required += len(self.places)
             manager.undo = stack.pop_all()
         return manager
 
     # ------------------------------------------------------------------ requests
 
     def request_alpha(self, alpha: Any) -> tuple[float, ...]:
-        """A request's alpha, one number per reward model; the call's own where it has none.
+        """A request's alpha, one number per term at work, from one per reward model; the call's own where it has none.
 
         Raises:
             ValueError: it does not fit the reward models.
         """
-        rows = self.alpha if alpha is None else as_alpha(alpha, len(self.arms))
+        rows = self.guidance.term_alpha(self.guidance.given_alpha if alpha is None else alpha)
         if len(rows) != 1:
             raise ValueError(f"`alpha` of one request must be one row of numbers, got {len(rows)} rows.")
-        return tuple(rows[0].tolist())
+        return tuple(rows[0, self.working].tolist())
 
     def check_prompt(self, ids: Sequence[int], alpha: tuple[float, ...], new_tokens: int) -> None:
         """Refuse a prompt that a reward model at work on it cannot read.
@@ -189,9 +201,10 @@ class GuidedBatching(ContinuousMixin):
         Raises:
             ValueError: it is too long, or has ids that a reward model lacks.
         """
-        for arm, name, strength, vocab in zip(self.arms, self.names, alpha, self.reward_vocabs, strict=True):
-            if strength == 0:
+        for place, strength in zip(self.places, alpha, strict=True):
+            if strength == 0 or not place:
                 continue
+            arm, name, vocab = self.arms[place - 1], self.names[place - 1], self.reward_vocabs[place - 1]
             check_positions(arm, name, len(ids), new_tokens)
             if max(ids, default=0) >= vocab:
                 raise ValueError(
@@ -231,7 +244,7 @@ class GuidedManager(ContinuousBatchingManager):
             **kwargs: as transformers'.
         """
         if alpha is not None:
-            rows = _alpha_rows(as_alpha(alpha, len(self.model.arms)), len(inputs))
+            rows = _alpha_rows(as_alpha(alpha, len(self.model.guidance.rewards)), len(inputs))
             inputs = [Prompt(ids, row) for ids, row in zip(inputs, rows, strict=True)]
         return super().add_requests(inputs, *args, **kwargs)
 
@@ -290,7 +303,7 @@ def with_alpha(guided: Any, alpha: Any) -> Any:
     """A guided model with another alpha, over the same models."""
     guidance = guided._guidance
     return SimpleNamespace(
-        _base=guided._base, _guidance=replace(guidance, alpha=check_alpha(alpha, len(guidance.models)))
+        _base=guided._base, _guidance=replace(guidance, given_alpha=check_alpha(alpha, len(guidance.rewards)))
     )
 
 
@@ -308,7 +321,7 @@ def generate_batch(guided: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         ValueError: something that continuous batching cannot do with reward models; the message says what else can.
     """
     base, guidance = guided._base, guided._guidance
-    alpha = _fixed_alpha(guidance)
+    _check_guidance(guidance)
     _check_prompts(inputs)
     guidance.check_rows(len(inputs))
     if kwargs.get("persistent_manager"):
@@ -319,14 +332,14 @@ def generate_batch(guided: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
     if not any(guidance.active) or not len(inputs):
         return base.generate_batch(inputs, *args, reward_models=[], **kwargs)
     # without the reward models that are switched off in every request
-    working = [index for index, active in enumerate(guidance.active) if active]
-    names = [f"reward_models[{index}]" for index in working]
-    model = GuidedBatching(base, [guidance.models[index] for index in working], alpha[:, working], names)
-    prompts = [Prompt(ids, row) for ids, row in zip(inputs, _alpha_rows(model.alpha, len(inputs)), strict=True)]
+    model = GuidedBatching(base, guidance, [index for index, active in enumerate(guidance.active) if active])
+    rows = _alpha_rows(guidance.given_alpha, len(inputs))  # type: ignore[arg-type]
+    prompts = [Prompt(ids, row) for ids, row in zip(inputs, rows, strict=True)]
     config = kwargs.get("generation_config", args[0] if args else None) or base.generation_config
     _check_search(config, kwargs)
     for prompt in prompts:
-        model.check_prompt(prompt, prompt.alpha, kwargs.get("max_new_tokens") or config.max_new_tokens or 0)
+        row = model.request_alpha(prompt.alpha)
+        model.check_prompt(prompt, row, kwargs.get("max_new_tokens") or config.max_new_tokens or 0)
     return model.generate_batch(prompts, *args, **kwargs)
 
 
@@ -342,20 +355,19 @@ def init_batching(guided: Any, *args: Any, **kwargs: Any) -> "GuidedManager":
         ValueError: something that continuous batching cannot do with reward models; the message says what else can.
     """
     base, guidance = guided._base, guided._guidance
-    alpha = _fixed_alpha(guidance)
+    _check_guidance(guidance)
     if guidance.batch_size is not None:
         raise ValueError(
             f"`alpha` has {guidance.batch_size} rows, and a manager has no requests yet. Pass one row here, and each "
             "request's own to `add_request(ids, alpha=...)`."
         )
     _check_search(kwargs.get("generation_config", args[0] if args else None) or base.generation_config, {})
-    names = [f"reward_models[{index}]" for index in range(len(guidance.models))]
-    return GuidedBatching(base, guidance.models, alpha, names).init_continuous_batching(*args, **kwargs)
+    return GuidedBatching(base, guidance, range(len(guidance.terms))).init_continuous_batching(*args, **kwargs)
 
 
-def _fixed_alpha(guidance: Guidance) -> Tensor:
-    """Alpha `(1 | requests, arms)` of a guidance that continuous batching can follow."""
-    if not isinstance(guidance.alpha, Tensor):
+def _check_guidance(guidance: Guidance) -> None:
+    """Refuse what continuous batching cannot follow."""
+    if not isinstance(guidance.given_alpha, Tensor):
         raise ValueError(
             "Continuous batching takes no callable `alpha`: requests are at different steps. Pass numbers, one row "
             "per request, or call generate()."
@@ -365,7 +377,6 @@ def _fixed_alpha(guidance: Guidance) -> Tensor:
             "Continuous batching takes no `reward_inputs`: reward models read the base's own packed tokens. Call "
             "generate() with a padded batch."
         )
-    return guidance.alpha
 
 
 def _check_search(config: Any, kwargs: dict[str, Any]) -> None:

@@ -22,22 +22,22 @@ from transformers.generation import GenerationMode
 from transformers.generation.configuration_utils import ALL_STATIC_CACHE_IMPLEMENTATIONS
 from transformers.utils import logging
 
+from ..adapters import has_adapters, without_adapters
 from ..guidance import Alpha, mask_columns, position_ids_from_mask, token_logprobs
 from ..vocabulary import check_vocabularies, vocab_size
 from .call import GuidedCall
-from .guidance_plan import Guidance, check_alpha
+from .guidance_plan import Guidance, Term, check_alpha
 from .guided_cache import GuidedCache, guided_cache
 from .reading import Reading
-from .reward_models import as_reward_lm, check_positions, default_alpha
+from .reward_models import Reward, as_list, as_rewards, check_positions, default_alpha, one_each
 from .reward_prompts import as_reward_prompts
 from .reward_reader import CACHE_NAMES, RewardReader, lasting_length, own_memory, static_capacity
 from .shared_backbone import (
     SharedBackbone,
-    has_adapters,
+    is_base,
     takes_inputs,
     why_no_own_prompts,
     why_not_shared,
-    without_adapters,
 )
 from .speculative import OTHER_DRAFTS, Speculation, as_assistant, counted, drafting_model, guided_drafts
 
@@ -164,9 +164,10 @@ class GuidedModel:
         """
         guidance = self._guidance
         if alpha is not None:
-            guidance = replace(guidance, alpha=check_alpha(alpha, len(guidance.models)))
+            guidance = replace(guidance, given_alpha=check_alpha(alpha, len(guidance.rewards)))
         if reward_inputs is not None:
-            guidance = replace(guidance, prompts=as_reward_prompts(reward_inputs, len(guidance.models)))
+            prompts = as_reward_prompts(reward_inputs, len(guidance.rewards))
+            guidance = replace(guidance, given_prompts=prompts)
         if output_rewards and not _asked(self, args, kwargs, "return_dict_in_generate"):
             raise ValueError(
                 "`output_rewards=True` needs `return_dict_in_generate=True`: a plain tensor has no place for `rewards`."
@@ -182,7 +183,7 @@ class GuidedModel:
             )
         if _asked(self, args, kwargs, "assistant_early_exit") or kwargs.get("position_ids") is not None:
             # the base drafts with fewer layers than a joint pass has; and its positions need not be a reward model's
-            guidance = replace(guidance, on_base=())
+            guidance = replace(guidance, adapters=())
         assisted = self._check_assisted(args, kwargs)
         call = _stand_in(self._base, guidance, GuidedCall(guidance, output_rewards=output_rewards, assisted=assisted))
         with _evaluating(guidance.models):
@@ -192,7 +193,7 @@ class GuidedModel:
 
                 outputs["rewards"] = generated_rewards(call._call, outputs.sequences, call._end_ids(args, kwargs))
             if call._call.speculation is not None and not isinstance(outputs, Tensor):
-                outputs["speculation"] = call._call.speculation.finish()
+                outputs["speculation"] = call._call.speculation.finish(guidance)
         return outputs
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -376,14 +377,14 @@ class GuidedModel:
     def _open_readers(
         self, use_cache: bool, shared: SharedBackbone | None, static_tokens: int | None = None
     ) -> list[RewardReader | None]:
-        """A reader for every reward model that is at work and does not go through the base's pass."""
+        """A reader for every term that is at work and does not go through the base's pass."""
         expand, length = (1, 0) if self._call is None else (self._call.expand, self._call.prompt_length)
         readers: list[RewardReader | None] = [None] * len(self._guidance.models)
-        for index, model, prompt in self._guidance.at_work():
+        for index, term in self._guidance.at_work():
             if shared is None or index not in shared.arms:
-                own = None if prompt is None else prompt.expanded(expand)
+                own = None if term.prompt is None else term.prompt.expanded(expand)
                 total = None if static_tokens is None else (length if own is None else own.ids.shape[1]) + static_tokens
-                readers[index] = RewardReader.open(model, use_cache, own, self._vocab, total)
+                readers[index] = RewardReader.open(term.model, use_cache, own, self._vocab, total)
         return readers
 
     def _start_reading(self, kwargs: dict[str, Any]) -> Reading | None:
@@ -400,8 +401,8 @@ class GuidedModel:
         reading = self._open_reading(kwargs, ids.shape[1] if ids is not None else kwargs["inputs_embeds"].shape[1])
         if self._call is None and ids is not None:
             self._guidance.check_rows(ids.shape[0])
-            for index, model, _ in self._guidance.at_work():
-                check_positions(model, f"reward_models[{index}]", reading.end)
+            for _, term in self._guidance.at_work():
+                check_positions(term.model, term.name, reading.end)
         key = "decoder_attention_mask" if self._is_encoder_decoder else "attention_mask"
         mask = kwargs.get(key) if self._call is None else self._call.prompt_mask
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
@@ -568,7 +569,8 @@ def guide(
 
     Args:
         model: the base, any transformers model that generates, or a PEFT model of one. It is not changed.
-        reward_models: one or several of [`AutoregressiveRewardModel`], causal LM, PEFT model, hub id or directory.
+        reward_models: one or several of [`AutoregressiveRewardModel`], [`ImplicitRewardModel`], causal LM, PEFT model,
+            hub id or directory.
         alpha: guidance strength: a number, one per reward model, a tensor `(arms,)` or `(batch, arms)`, or a callable
             `step -> alpha`, `step` being the number of tokens generated so far. Negative steers away, 0 switches off.
             None: each reward model's own `config.alpha`, else 1.0.
@@ -588,41 +590,39 @@ def guide(
             shared.
     """
     base = _as_base(model)
-    listed = list(reward_models) if isinstance(reward_models, (list, tuple)) else [reward_models]
-    if not listed or listed == [None]:
-        raise ValueError(
-            "`reward_models` is empty. Pass at least one reward model, or call the model's own generate()."
-        )
-    models = tuple(as_reward_lm(item, f"reward_models[{index}]", base) for index, item in enumerate(listed))
-    if any(item is base for item in models) and has_adapters(base):
+    rewards = as_rewards(reward_models, base)
+    if has_adapters(base) and any(item is base for reward in rewards for item in reward.models):
         # a PEFT model put its adapter into this very base, which would reward itself: the base is what it was without
         base = without_adapters(base)
-    strengths = [default_alpha(item, base) for item in listed] if alpha is None else alpha
+    rewards = tuple(_with_base(reward, base) for reward in rewards)
+    strengths = [default_alpha(item, base) for item in as_list(reward_models)] if alpha is None else alpha
     guidance = Guidance(
-        models=models,
-        alpha=check_alpha(strengths, len(models)),
-        prompts=as_reward_prompts(reward_inputs, len(models)),
-        on_base=tuple(_goes_with_base(base, item, index, share_backbone) for index, item in enumerate(models)),
+        rewards=rewards,
+        given_alpha=check_alpha(strengths, len(rewards)),
+        given_prompts=as_reward_prompts(reward_inputs, len(rewards)),
+        base=base,
         share_always=bool(share_backbone),
     )
-    tokenizers = (
-        reward_tokenizers if isinstance(reward_tokenizers, (list, tuple)) else [reward_tokenizers] * len(models)
-    )
-    for index, (reward_model, reward_tokenizer) in enumerate(zip(models, tokenizers, strict=True)):
-        check_vocabularies(base, reward_model, f"reward_models[{index}]", tokenizer, reward_tokenizer)
-    return _stand_in(base, guidance, None)
+    tokenizers = one_each(reward_tokenizers, len(rewards))
+    for term in guidance.terms:
+        check_vocabularies(base, term.model, term.name, tokenizer, tokenizers[term.first])
+    adapters = [term.model for term in guidance.terms if _goes_with_base(base, term, share_backbone)]
+    return _stand_in(base, replace(guidance, adapters=tuple(adapters)), None)
 
 
-def _goes_with_base(base: Any, model: Any, index: int, wanted: bool | None) -> bool:
-    if wanted is False:
+def _with_base(reward: Reward, base: Any) -> Reward:
+    """A reward model that knows the base when it meets it: a reference made of the base's own tensors, say."""
+    return replace(reward, models=tuple(base if is_base(base, model) else model for model in reward.models))
+
+
+def _goes_with_base(base: Any, term: Term, wanted: bool | None) -> bool:
+    if wanted is False or term.model is base:
         return False
-    reason = why_not_shared(base, model)
+    reason = why_not_shared(base, term.model)
     if reason is not None and wanted:
-        raise ValueError(
-            f"`share_backbone=True`, but reward_models[{index}] cannot go through the base's pass: {reason}."
-        )
+        raise ValueError(f"`share_backbone=True`, but {term.name} cannot go through the base's pass: {reason}.")
     if reason is not None:
-        logger.info(f"reward_models[{index}] reads in passes of its own: {reason}.")
+        logger.info(f"{term.name} reads in passes of its own: {reason}.")
     return reason is None
 
 

@@ -14,11 +14,11 @@ from transformers import LogitsProcessor, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
 
-from ..guidance import Alpha, as_alpha, combine, mask_columns
+from ..guidance import Alpha, combine, mask_columns
 from ..vocabulary import check_vocabularies
 from .guidance_plan import Guidance, alpha_columns, check_alpha
 from .reading import as_logprobs
-from .reward_models import as_reward_lm, check_positions, default_alpha
+from .reward_models import as_list, as_rewards, check_positions, default_alpha, one_each
 from .reward_prompts import as_reward_prompts, check_reward_prompt
 from .reward_reader import RewardReader
 
@@ -61,8 +61,8 @@ class _Text:
     Attributes:
         ids: `(rows, length)` noted so far; after a draft was rejected this may be longer than the text itself.
         prompt_length: tokens of the prompt.
-        followers: one per reward model, None for those that are switched off.
-        opinions: log-probabilities `(1, 1, vocab)` per reward model, by length of the text they follow and by vocab.
+        followers: one per term, None for those that are switched off.
+        opinions: log-probabilities `(1, 1, vocab)` per term, by length of the text they follow and by vocab.
     """
 
     ids: Tensor
@@ -126,25 +126,22 @@ class GenARMLogitsProcessor(LogitsProcessor):
         reward_tokenizers: Any = None,
         renormalize: bool | None = None,
     ) -> None:
-        listed = list(reward_models) if isinstance(reward_models, (list, tuple)) else [reward_models]
-        if not listed or listed == [None]:
-            raise ValueError("`reward_models` is empty. Pass at least one reward model, or leave the processor out.")
         home = SimpleNamespace(device=torch.get_default_device()) if base is None else base
-        models = tuple(as_reward_lm(item, f"reward_models[{index}]", home) for index, item in enumerate(listed))
-        strengths = [default_alpha(item, home) for item in listed] if alpha is None else alpha
-        self.guidance = Guidance(
-            models, check_alpha(strengths, len(models)), as_reward_prompts(reward_inputs, len(models))
-        )
+        rewards = as_rewards(reward_models, home)
+        arms = len(rewards)
+        strengths = [default_alpha(item, home) for item in as_list(reward_models)] if alpha is None else alpha
+        # without the base: scores may have passed other processors, and are not taken for what it says
+        self.guidance = Guidance(rewards, check_alpha(strengths, arms), as_reward_prompts(reward_inputs, arms))
         self.attention_mask = _check_mask(attention_mask, self.guidance)
-        for index, (model, prompt) in enumerate(zip(models, self.guidance.prompts, strict=True)):
-            if prompt is not None:
-                check_reward_prompt(prompt, model, index)
+        for term in self.guidance.terms:
+            if term.prompt is not None:
+                check_reward_prompt(term.prompt, term.model, term.name)
         self.renormalize = renormalize
-        self._tokenizers = base, tokenizer, _one_each(reward_tokenizers, len(models))
+        self._tokenizers = base, tokenizer, one_each(reward_tokenizers, arms)
         self._sizes: set[int] = set()
         self._text: _Text | None = None
         self._record = False
-        _evaluate(models)
+        _evaluate(self.guidance)
 
     def reset(self) -> None:
         """Forget the text.
@@ -201,8 +198,8 @@ class GenARMLogitsProcessor(LogitsProcessor):
     def _check_vocabulary(self, size: int) -> None:
         base, tokenizer, reward_tokenizers = self._tokenizers
         known = SimpleNamespace(config=PreTrainedConfig.from_dict({"vocab_size": size})) if base is None else base
-        for index, (model, reward_tokenizer) in enumerate(zip(self.guidance.models, reward_tokenizers, strict=True)):
-            check_vocabularies(known, model, f"reward_models[{index}]", tokenizer, reward_tokenizer)
+        for term in self.guidance.terms:
+            check_vocabularies(known, term.model, term.name, tokenizer, reward_tokenizers[term.first])
         # readers are opened for the largest vocabulary that ids come from (an assistant's may be padded otherwise)
         if size > max(self._sizes, default=0):
             self._text = None
@@ -306,7 +303,7 @@ class GenARMLogitsProcessor(LogitsProcessor):
 
     def _alphas(self, step: int, rows: int, device: torch.device) -> list[float | Tensor]:
         alpha = self.guidance.alpha
-        values = as_alpha(alpha(step), len(self.guidance.models)) if callable(alpha) else alpha
+        values = alpha(step) if callable(alpha) else alpha
         if len(values) not in (1, self._batch or len(values)):
             raise ValueError(f"`alpha` gave {len(values)} rows at step {step}, for a batch of {self._batch}.")
         return alpha_columns(values[:, None], self._times(rows, len(values)) if len(values) > 1 else 1, device)
@@ -317,12 +314,10 @@ class GenARMLogitsProcessor(LogitsProcessor):
         known = text.opinions.get(key, {})
         if index in known:
             return known[index]
-        follower, prompt = text.followers[index], self.guidance.prompts[index]
+        follower, term = text.followers[index], self.guidance.terms[index]
         assert follower is not None
-        prompt_length = text.prompt_length if prompt is None else prompt.ids.shape[1]
-        check_positions(
-            self.guidance.models[index], f"reward_models[{index}]", prompt_length, length - text.prompt_length
-        )
+        prompt_length = text.prompt_length if term.prompt is None else term.prompt.ids.shape[1]
+        check_positions(term.model, term.name, prompt_length, length - text.prompt_length)
         logprobs = as_logprobs(follower.reader.logits(1), scores.device, scores.shape[1], 1)
         if len(text.ids) == 1:
             text.opinions[key] = known | {index: logprobs}
@@ -359,23 +354,11 @@ def _check_mask(attention_mask: Tensor | None, guidance: Guidance) -> Tensor | N
     return attention_mask
 
 
-def _one_each(tokenizers: Any, arms: int) -> list[Any]:
-    if not isinstance(tokenizers, (list, tuple)):
-        return [tokenizers] * arms
-    if len(tokenizers) != arms:
-        raise ValueError(
-            f"`reward_tokenizers` must be one tokenizer, or one per reward model ({arms}); got {len(tokenizers)}."
-        )
-    return list(tokenizers)
-
-
-def _evaluate(models: tuple[Any, ...]) -> None:
-    for index, model in enumerate(models):
-        if any(module.training for module in model.modules()):
-            logger.warning(
-                f"reward_models[{index}] is in training mode, where dropout makes rewards random: it is put to eval()."
-            )
-            model.eval()
+def _evaluate(guidance: Guidance) -> None:
+    for term in guidance.terms:
+        if any(module.training for module in term.model.modules()):
+            logger.warning(f"{term.name} is in training mode, where dropout makes rewards random: it is put to eval().")
+            term.model.eval()
 
 
 def _loses_nothing(cache: Any) -> bool:

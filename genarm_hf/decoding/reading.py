@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..guidance import as_alpha, combine, mask_columns
+from ..guidance import combine, mask_columns
 from ..vocabulary import align
 from .call import GuidedCall
 from .guidance_plan import Guidance, alpha_columns
@@ -20,11 +20,11 @@ class Reading:
     Attributes:
         guidance: who guides.
         call: the call it belongs to, None outside of `generate()`.
-        readers: one per reward model, None where it is off or goes through the base's pass.
+        readers: one per term, None where it is off, or the base, or goes through the base's pass.
         shared: the base's joint pass, if there is one.
         start: first position.
         count: number of tokens.
-        useful: per reward model, on how many of the last positions it has an opinion.
+        useful: per term, on how many of the last positions it has an opinion.
     """
 
     guidance: Guidance
@@ -68,6 +68,9 @@ class Reading:
         alphas = self.alphas(kept, base_logits.device)
         # a joint pass has read the prompt too, which says nothing where a reward model has one of its own
         opinions = {i: logits[:, -self.useful[i] :] for i, logits in opinions.items() if self.useful[i] > 0}
+        for index, (term, alpha) in enumerate(zip(self.guidance.terms, alphas, strict=True)):
+            if term.is_base and (isinstance(alpha, Tensor) or alpha != 0):
+                opinions[index] = base_logits
         # every forward is queued before any result is moved, so that devices work side by side
         for index, (reader, useful, alpha) in enumerate(zip(self.readers, self.useful, alphas, strict=True)):
             if reader is not None and useful > 0 and (isinstance(alpha, Tensor) or alpha != 0):
@@ -79,13 +82,13 @@ class Reading:
         return combine(base_logits, logprobs, alphas)
 
     def alphas(self, kept: int, device: torch.device) -> list[float | Tensor]:
-        """Per reward model the alpha of the last `kept` positions: a float or `(batch, kept | 1, 1)`."""
+        """Per term the alpha of the last `kept` positions: a float or `(batch, kept | 1, 1)`."""
         expand, prompt_length = (1, 1) if self.call is None else (self.call.expand, self.call.prompt_length)
         schedule = self.guidance.alpha
         if not callable(schedule):
             return self.guidance.columns(expand, device)
         steps = [max(position + 1 - prompt_length, 0) for position in range(self.end - kept, self.end)]
-        values = [as_alpha(schedule(step), len(self.guidance.models)) for step in steps]
+        values = [schedule(step) for step in steps]
         return alpha_columns(torch.stack(torch.broadcast_tensors(*values), 1), expand, device)
 
 

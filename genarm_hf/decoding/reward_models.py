@@ -1,5 +1,6 @@
 """What may be passed as a reward model, and what is said of things that may not."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,77 @@ from torch import nn
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A given reward model, as the sum of log-probabilities that it is.
+
+    Attributes:
+        names: what errors call its causal LMs.
+        models: its causal LMs: one, or the two of an implicit reward.
+        signs: the sign of each one's log-probability.
+    """
+
+    names: tuple[str, ...]
+    models: tuple[Any, ...]
+    signs: tuple[float, ...]
+
+
+def as_rewards(reward_models: Any, base: Any) -> tuple[Reward, ...]:
+    """What was passed as `reward_models`, one or several, resolved.
+
+    Args:
+        reward_models: as in [`guide`].
+        base: the base model; repositories are loaded to its device.
+
+    Raises:
+        TypeError: something is no reward model.
+        ValueError: there are none.
+    """
+    listed = as_list(reward_models)
+    if not listed:
+        raise ValueError(
+            "`reward_models` is empty. Pass at least one reward model, or call the model's own generate()."
+        )
+    return tuple(_as_reward(item, f"reward_models[{index}]", base) for index, item in enumerate(listed))
+
+
+def as_list(reward_models: Any) -> list[Any]:
+    """One or several reward models as a list; None is none."""
+    if isinstance(reward_models, (list, tuple)):
+        return list(reward_models)
+    return [] if reward_models is None else [reward_models]
+
+
+def one_each(tokenizers: Any, arms: int) -> list[Any]:
+    """`reward_tokenizers` as one for each reward model.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    if not isinstance(tokenizers, (list, tuple)):
+        return [tokenizers] * arms
+    if len(tokenizers) != arms:
+        raise ValueError(
+            f"`reward_tokenizers` must be one tokenizer, or one per reward model ({arms}); got {len(tokenizers)}."
+        )
+    return list(tokenizers)
+
+
+def _as_reward(item: Any, name: str, base: Any) -> Reward:
+    if not is_implicit(item):
+        return Reward((name,), (as_reward_lm(item, name, base),), (1.0,))
+    names = f"{name}.tuned", f"{name}.reference"
+    models = as_reward_lm(item.tuned, names[0], base), as_reward_lm(item.reference, names[1], base)
+    return Reward(names, models, (1.0, -1.0))
+
+
+def is_implicit(item: Any) -> bool:
+    """Whether this is an [`ImplicitRewardModel`]."""
+    from ..modeling_implicit import ImplicitRewardModel
+
+    return isinstance(item, ImplicitRewardModel)
 
 
 def default_alpha(reward_model: Any, base: Any) -> float:

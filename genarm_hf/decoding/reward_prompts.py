@@ -67,12 +67,12 @@ def _reward_prompt(item: Any) -> RewardPrompt:
     return RewardPrompt(ids, torch.ones_like(ids) if mask is None else mask)
 
 
-def check_reward_prompt(prompt: RewardPrompt, model: Any, index: int) -> None:
+def check_reward_prompt(prompt: RewardPrompt, model: Any, name: str) -> None:
     """Refuse a reward prompt with ids that its reward model does not have: it was made by another tokenizer."""
     largest, size = int(prompt.ids.max()), vocab_size(model)
     if largest >= size:
         raise ValueError(
-            f"`reward_inputs` for reward_models[{index}] holds id {largest}, and the model has {size} tokens. Encode "
+            f"`reward_inputs` for {name} holds id {largest}, and the model has {size} tokens. Encode "
             f"the text with the "
             "reward model's own tokenizer."
         )

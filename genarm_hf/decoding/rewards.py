@@ -12,6 +12,7 @@ from .reward_reader import RewardReader
 
 if TYPE_CHECKING:
     from .call import GuidedCall
+    from .guidance_plan import Term
 
 # logits of one scoring forward, in elements: 1 GiB of float32
 _MAX_LOGITS = 2**28
@@ -31,21 +32,22 @@ def generated_rewards(call: "GuidedCall", sequences: Tensor, end_ids: tuple[list
         end_ids: ids that end a sequence, and the one that pads it.
 
     Returns:
-        float32 `(arms, sequences, new_tokens)`: log pi_i in nats; 0 behind a sequence's end.
+        float32 `(arms, sequences, new_tokens)`: log pi_i in nats, for an implicit reward a difference of two; 0 behind
+            a sequence's end.
     """
     prompt_ids = call.prompt_ids
     assert prompt_ids is not None
     new = sequences[:, prompt_ids.shape[1] :]
     times = sequences.shape[0] // prompt_ids.shape[0]
-    rewards = torch.stack([_rewards(call, index, new, times) for index in range(len(call.guidance.models))])
+    said = [_rewards(call, term, new, times) for term in call.guidance.terms]
+    rewards = torch.stack(call.guidance.given(said))
     return rewards.masked_fill(~_generated(new, *end_ids), 0.0)
 
 
-def _rewards(call: "GuidedCall", index: int, new: Tensor, times: int) -> Tensor:
-    model, prompt = call.guidance.models[index], call.guidance.prompts[index]
-    own = None if prompt is None else prompt.expanded(times)
-    reader = RewardReader.open(model, use_cache=False, prompt=own, base_vocab=sys.maxsize)
-    if prompt is None:
+def _rewards(call: "GuidedCall", term: "Term", new: Tensor, times: int) -> Tensor:
+    own = None if term.prompt is None else term.prompt.expanded(times)
+    reader = RewardReader.open(term.model, use_cache=False, prompt=own, base_vocab=sys.maxsize)
+    if own is None:
         prompt_ids = call.prompt_ids
         assert prompt_ids is not None
         if prompt_ids.shape[1] != call.prompt_length and any(call.guidance.active):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
-from ..adapters import share_weights
+from ..adapters import has_adapters, share_weights
 from ..guidance import mask_columns, position_ids_from_mask
 from ..scoring import forward_parameters
 from .reward_prompts import RewardPrompt
@@ -297,25 +297,6 @@ class SharedBackbone:
         return value
 
 
-_bare: "WeakKeyDictionary[Any, Any]" = WeakKeyDictionary()
-
-
-def has_adapters(model: Any) -> bool:
-    """Whether PEFT has put adapter layers into a model."""
-    return any(hasattr(module, "base_layer") for module in model.modules())
-
-
-def without_adapters(model: Any) -> Any:
-    """The model as it was before PEFT put adapters into it: other modules, the same tensors. Made once for a model."""
-    if model not in _bare:
-        bare = share_weights(model)
-        for name, module in list(bare.named_modules()):
-            if hasattr(module, "base_layer"):
-                bare.set_submodule(name, module.base_layer)
-        _bare[model] = bare
-    return _bare[model]
-
-
 _built: "WeakKeyDictionary[Any, dict[tuple, tuple]]" = WeakKeyDictionary()
 _streams: "WeakKeyDictionary[Any, list[ref[Any]]]" = WeakKeyDictionary()
 
@@ -430,6 +411,18 @@ def why_not_shared(base: Any, arm: Any) -> str | None:
         arm: the reward model's causal LM.
     """
     return _unsuitable_base(base) or _unsuitable_arm(base, arm)
+
+
+def is_base(base: Any, model: Any) -> bool:
+    """Whether a model says what the base says: it is the base, or plain modules over the base's own tensors."""
+    if model is base or type(model) is not type(base) or has_adapters(model):
+        return model is base
+    buffers = zip(base.buffers(), model.buffers(), strict=False)
+    return (
+        _unsuitable_base(base) is None
+        and _foreign_weight(base, model, {}) is None
+        and all(own.data_ptr() == other.data_ptr() for own, other in buffers)
+    )
 
 
 def _unsuitable_base(base: Any) -> str | None:

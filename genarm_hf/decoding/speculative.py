@@ -21,6 +21,7 @@ from .call import GuidedCall
 from .guidance_plan import Guidance
 from .guided_cache import GuidedCache
 from .reading import Reading, as_logprobs
+from .reward_models import is_implicit
 from .reward_reader import RewardReader
 
 # Lengths of sampled drafts, where the assistant's generation config leaves them open. That a sampled token
@@ -63,9 +64,13 @@ class Speculation:
         """Share of drafted tokens that were accepted; 0 without drafts."""
         return self.accepted / self.drafted if self.drafted else 0.0
 
-    def finish(self) -> "Speculation":
-        """Count what the readers ran, and let go of them and their caches."""
-        self.reward_forwards = tuple(0 if reader is None else reader.forwards for reader in self.readers)
+    def finish(self, guidance: Guidance) -> "Speculation":
+        """Count what the readers ran, and let go of them and their caches.
+
+        Args:
+            guidance: of the call.
+        """
+        self.reward_forwards = guidance.given_counts([0 if one is None else one.forwards for one in self.readers])
         self.assistant_forwards = None if self.small is None else self.small.forwards
         self.readers, self.small = [], None
         return self
@@ -134,7 +139,7 @@ class GuidedDrafts(AssistedCandidateGenerator):
         call: the guided call.
         cache: its cache.
         vocab: size of the base's vocabulary.
-        drafting: indices of the reward models that draft.
+        drafting: indices of the terms that draft.
         small: reader of the small base; None where the first of `drafting` stands for it.
         **stock: as in transformers' `AssistedCandidateGenerator`.
     """
@@ -210,6 +215,10 @@ class GuidedDrafts(AssistedCandidateGenerator):
         else:
             self._read_on(self.small, ids)
             base = as_logprobs(self.small.logits(1), ids.device, self.vocab, 1)
+        # who drafts stands for the base, where that is a reference too
+        logprobs = [
+            base if term.is_base else opinion for term, opinion in zip(self.call.guidance.terms, logprobs, strict=True)
+        ]
         return combine(base, logprobs, reading.alphas(1, ids.device))[:, -1]
 
     def _read_on(self, small: RewardReader, ids: Tensor) -> None:
@@ -232,16 +241,23 @@ class GuidedDrafts(AssistedCandidateGenerator):
 
 
 def drafting_model(guidance: Guidance, assistant: Any) -> int | None:
-    """Index of the reward model that an assistant is, where it reads in passes of its own; None otherwise."""
+    """Index of the term that an assistant is, where it reads in passes of its own; None otherwise."""
     model = assistant_lm(assistant)
-    for index, owner in enumerate(guidance.owners):
-        if owner is model and owner is not None and not (guidance.on_base and guidance.on_base[index]):
-            return index
-    return None
+    terms = guidance.at_work()
+    return next((index for index, term in terms if term.model is model and not term.on_base), None)
 
 
 def as_assistant(assistant: Any, models: Sequence[Any]) -> Any:
-    """An assistant as `generate()` takes it: a reward model drafts with its causal LM."""
+    """An assistant as `generate()` takes it: a reward model drafts with its causal LM.
+
+    Raises:
+        TypeError: it is an implicit reward, which is no distribution to draft from.
+    """
+    if is_implicit(assistant):
+        raise TypeError(
+            "`assistant_model` is an ImplicitRewardModel, a difference of two models, which gives no drafts. Pass its "
+            "`.tuned`, or a small base."
+        )
     model = assistant_lm(assistant)
     is_reward_model = getattr(getattr(assistant, "config", None), "model_type", None) == "genarm"
     return model if is_reward_model or any(model is owner for owner in models) else assistant

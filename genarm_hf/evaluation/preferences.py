@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..modeling_genarm import AutoregressiveRewardModel
+from ..modeling_implicit import ImplicitRewardModel
 from ..scoring import evaluating
 from ..training.batches import PairCollator
 from ..training.data import ID_COLUMNS, PairTokenizer, check_ids, tokenize_pairs
@@ -60,7 +61,7 @@ def evaluate_preferences(
 
     Args:
         model: an [`AutoregressiveRewardModel`], or any causal LM or `PeftModel` of one, whose log-probabilities are
-            then the rewards.
+            then the rewards; or an [`ImplicitRewardModel`], which brings its reference along.
         dataset: rows with `prompt`, `chosen` and `rejected`, see [`ARMTrainer`]; of text, or tokenised.
         tokenizer: the model's. None will do for tokenised rows.
         reference: a causal LM of the same vocabulary. With it, rewards are `log pi - log pi_ref`, the implicit rewards
@@ -89,6 +90,8 @@ def evaluate_preferences(
     if max_length is not None and max_length < 2:
         raise ValueError(f"`max_length` must leave room for a prompt and a response token, got {max_length}.")
     check_beta(beta)
+    if isinstance(model, ImplicitRewardModel):
+        model, reference = model.tuned, model.reference
     models = [_reward_model(one) for one in ([model] if reference is None else [model, reference])]
     positions = [limit for one in models if (limit := _positions(one)) is not None]
     encode = PairTokenizer(
