@@ -154,6 +154,11 @@ def without_adapters(model: Any) -> Any:
     return _bare[model]
 
 
+def with_adapters(model: Any) -> Any:
+    """The model that [`without_adapters`] made this one of; any other is given back as it is."""
+    return next((original for original, bare in _bare.items() if bare is model), model)
+
+
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     """Tensors that a module itself holds: parameters, buffers, plain attributes, and those of a quantisation state."""
     attributes = [vars(value).values() for value in vars(module).values() if hasattr(value, "__dict__")]

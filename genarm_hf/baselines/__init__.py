@@ -1,8 +1,8 @@
 """What GenARM is compared with: other ways to align a model, each as its paper describes it, on any causal LM.
 
-At test time: decoders by a trajectory reward or a prefix value. By training: SFT, DPO and SimPO; and what is made of
-models tuned for one objective each. Names load when first used, so that importing this
-package costs nothing.
+At test time: decoders by a trajectory reward or a prefix value. By training: SFT, DPO and SimPO, and two ways to
+combine models that were tuned for one objective each. Names load when first used, so that importing this package costs
+nothing.
 """
 
 from importlib import import_module
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .args_decoding import args_generate
     from .best_of_n import best_of_n_generate
     from .cards import cards_generate
+    from .mod import mod
     from .reward_training import train_prefix_value, train_trajectory_reward
     from .rewarded_soups import rewarded_soup
     from .training_time import train_dpo, train_sft, train_simpo
@@ -26,6 +27,7 @@ __all__ = [
     "blockwise_generate",
     "cards_generate",
     "from_causal_lm",
+    "mod",
     "rewarded_soup",
     "sample_value_rows",
     "train_dpo",
@@ -37,7 +39,7 @@ __all__ = [
     "value_guided_generate",
 ]
 
-# One name a line, in alphabetical order. None may be the name of a module, which would hide it once imported.
+# One name a line, in alphabetical order.
 _LAZY = {
     "TrajectoryReward": "trajectory_rewards",
     "args_generate": "args_decoding",
@@ -45,6 +47,7 @@ _LAZY = {
     "blockwise_generate": "value_guided",
     "cards_generate": "cards",
     "from_causal_lm": "trajectory_rewards",
+    "mod": "mod",
     "rewarded_soup": "rewarded_soups",
     "sample_value_rows": "value_guided",
     "train_dpo": "training_time",

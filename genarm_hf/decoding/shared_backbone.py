@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
-from ..adapters import has_adapters, share_weights
+from ..adapters import has_adapters, share_weights, with_adapters
 from ..guidance import mask_columns, position_ids_from_mask
 from ..scoring import forward_parameters
 from .reward_prompts import RewardPrompt
@@ -330,8 +330,7 @@ def models_of(module: Any) -> list[Any]:
     What counts or times forwards sees by it who ran: the module of a joint pass is nobody's own.
     """
     found = [made() for made in _streams.get(module, ())] or [module]
-    originals = {id(bare): model for model, bare in _bare.items()}
-    return [originals.get(id(model), model) for model in found]
+    return [with_adapters(model) for model in found]
 
 
 def adapter_state(arm: Any) -> list[Any] | None:

@@ -1,0 +1,282 @@
+"""Claim 4: two objectives traded off at run time, against soups, mixtures, and training one model per trade-off.
+
+Helpfulness and harmlessness conflict in this world. Each has an ARM and a model tuned by DPO (beta 0.1, so that alpha 1
+aims at the same optimum), on the same replies. Every system gives five policies, from harmlessness alone to
+helpfulness alone:
+
+- GenARM: alphas of both ARMs in these shares, summing up to 1, and to 2 (which costs it nothing to try);
+- MOD (arXiv 2406.18853): both DPO models mixed token by token, with weights likewise summing up to 1, and to 2;
+- Rewarded Soups (arXiv 2306.04488): their weights averaged;
+- retrained: a DPO model for each trade-off, on labels of a judge who weighs the two objectives so.
+
+How good the five are together is the area that they dominate (hypervolume), and how far they are from the best points
+of all systems (inverted generational distance). Intervals resample prompts and seeds, with a front for each resample.
+"""
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..evaluation import bootstrap_interval, hypervolume, inverted_generational_distance, non_dominated
+from ..modeling_genarm import AutoregressiveRewardModel
+from ..playground import score
+from ..playground.preferences import PreferencePair, preference_probability
+from .drawing import Drawn, Generate, draw
+from .figures import Panel, draw_panels
+from .lab import Lab
+from .models import ArmTraining, lora, trained_arm
+from .samples import SAMPLES, Row, Sample, collect, grid, summarise
+
+TITLE = "Several objectives: trade-offs chosen at run time"
+CLAIM = (
+    "With one ARM an objective, weights are chosen at decoding; the Pareto front dominates that of Rewarded Soups, and "
+    "nothing is trained again for another trade-off."
+)
+
+OBJECTIVES = HELPFUL, HARMLESS = ("helpful", "harmless")
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of helpfulness; the rest is harmlessness's."""
+BASE, GENARM, GENARM_2, MOD, MOD_2, SOUPS, RETRAINED = (
+    "base",
+    "GenARM, alphas sum to 1",
+    "GenARM, alphas sum to 2",
+    "MOD of DPO models, sum 1",
+    "MOD of DPO models, sum 2",
+    "Rewarded Soups of DPO models",
+    "DPO, one model a weight",
+)
+FRONTS = (GENARM, GENARM_2, MOD, MOD_2, SOUPS, RETRAINED)
+REFERENCE = (-6.0, -4.0)
+"""Points below these count for nothing in a hypervolume: about three standard deviations of replies below the base."""
+_POINTS = "Points of the fronts"
+_FRONTS = "Fronts"
+_COSTS = "What a front takes: five trade-offs, all prompts"
+_AREA, _LEAD, _DISTANCE = "hypervolume", "hypervolume of GenARM (sum 2) minus it", "distance to the best front (IGD)"
+_TRAINED, _CALLS, _PASSES, _SECONDS = FIELDS = ("models trained", "generate() calls", "passes over weights", "seconds")
+_BETA, _RATE, _BATCH = 0.1, 1e-3, 8
+
+
+def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
+    """Draw every system's replies at every weight, and compare the fronts."""
+    cells = [{"system": system, "seed": seed} for system in (BASE, *FRONTS) for seed in seeds(lab)]
+    samples = collect(output / SAMPLES, cells, lambda cell: _draw(lab, cell), progress)
+    replies = [one for one in samples if "prompt" in one]
+    return [
+        *summarise(replies, ("system", "weight of helpful"), (*OBJECTIVES, "kl"), table=_POINTS),
+        *front_rows(replies),
+        *summarise([one for one in samples if _PASSES in one], ("system",), FIELDS, ("seed",), table=_COSTS),
+    ]
+
+
+def seeds(lab: Lab) -> range:
+    """Seeds of this claim: as each trains five more DPO models, at most three."""
+    return lab.seeds[:3]
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """Which front is best, by how much, and at what price."""
+    fronts = {row["where"]["system"]: row["values"] for row in rows if row["table"] == _FRONTS}
+    costs = {row["where"]["system"]: row["values"] for row in rows if row["table"] == _COSTS}
+    best = max(fronts, key=lambda system: fronts[system][_AREA]["mean"])
+    found = [f"The largest hypervolume is that of {best} ({fronts[best][_AREA]['mean']:.1f})."]
+    for system in (MOD, MOD_2, SOUPS, RETRAINED):
+        lead = fronts[system][_LEAD]
+        verdict = "larger" if lead["low"] > 0 else "smaller" if lead["high"] < 0 else "not told apart"
+        found.append(
+            f"GenARM (alphas sum to 2) against {system}: hypervolume {verdict}, by {lead['mean']:.1f} "
+            f"({lead['low']:.1f} to {lead['high']:.1f})."
+        )
+    calls = "; ".join(
+        f"{system}: {costs[system][_TRAINED]['mean']:.0f} models trained, {costs[system][_CALLS]['mean']:.0f} calls, "
+        f"{costs[system][_PASSES]['mean']:.0f} passes"
+        for system in (GENARM_2, MOD, SOUPS, RETRAINED)
+    )
+    return [*found, f"GenARM and MOD decode all five trade-offs in one batch, a row each. A front takes: {calls}."]
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Harmlessness against helpfulness, a line a system."""
+    panel = Panel("trade-offs (oracle points)", "helpful", "harmless")
+    for row in rows:
+        if row["table"] == _POINTS:
+            point = (row["values"][HELPFUL]["mean"], row["values"][HARMLESS])
+            panel.lines.setdefault(row["where"]["system"], []).append(point)
+    draw_panels([panel], path, width=7.0)
+
+
+# ---------------------------------------------------------------------- drawing
+
+
+def _draw(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
+    """Replies of a system at every weight, and what they cost."""
+    system, seed = cell["system"], cell["seed"]
+    if system == BASE:
+        rows: list[tuple[float | None, int]] = [(None, number) for number in range(len(lab.prompts))]
+        yield from _labelled(rows, draw(lab, _plain(lab.strong), lab.prompts, seed, OBJECTIVES))
+        return
+    calls = list(_calls(lab, system, seed))
+    for rows, drawn in calls:
+        yield from _labelled(rows, drawn)
+    yield {
+        _TRAINED: len(WEIGHTS) if system == RETRAINED else len(OBJECTIVES),
+        _CALLS: sum(drawn.calls for _, drawn in calls),
+        _PASSES: sum(drawn.passes for _, drawn in calls),
+        _SECONDS: sum(drawn.seconds for _, drawn in calls),
+    }
+
+
+def _labelled(rows: Sequence[tuple[float | None, int]], drawn: Drawn) -> Iterator[Sample]:
+    for (weight, prompt), sample in zip(rows, drawn.samples, strict=True):
+        yield {"weight of helpful": weight, "prompt": prompt, **sample}
+
+
+def _calls(lab: Lab, system: str, seed: int) -> Iterator[tuple[list[tuple[float | None, int]], Drawn]]:
+    """Rows of weight and prompt with their replies: all weights in one batch, or a batch a weight."""
+    numbers = range(len(lab.prompts))
+    if system in (SOUPS, RETRAINED):
+        for weight in WEIGHTS:
+            policy = _plain(_soup(lab, weight, seed) if system == SOUPS else tuned(lab, weight, seed))
+            yield [(weight, number) for number in numbers], draw(lab, policy, lab.prompts, seed, OBJECTIVES)
+        return
+    rows = [(weight, number) for number in numbers for weight in WEIGHTS]
+    total = 2.0 if system in (GENARM_2, MOD_2) else 1.0
+    alpha = total * torch.tensor([[weight, 1 - weight] for weight, _ in rows])
+    policy = (_genarm if system in (GENARM, GENARM_2) else _mod)(lab, seed)
+    yield list(rows), draw(lab, policy, [lab.prompts[number] for _, number in rows], seed, OBJECTIVES, alpha)
+
+
+def _plain(model: Any) -> Generate:
+    return lambda alpha, **kwargs: model.generate(**kwargs)
+
+
+def _genarm(lab: Lab, seed: int) -> Generate:
+    """Each row has its own trade-off; base and ARMs run in one pass over the base's weights."""
+    arms = [trained_arm(lab, ArmTraining(objective, seed, lab.pairs_to_train_on)) for objective in OBJECTIVES]
+    return lambda alpha, **kwargs: lab.strong.generate(reward_models=arms, alpha=alpha, share_backbone=True, **kwargs)
+
+
+def _mod(lab: Lab, seed: int) -> Generate:
+    from ..baselines.mod import mod
+
+    models = [tuned(lab, weight, seed) for weight in (1.0, 0.0)]
+    return lambda alpha, **kwargs: mod(lab.strong, models, alpha, share_backbone=True, **kwargs)
+
+
+def _soup(lab: Lab, weight: float, seed: int) -> Any:
+    from ..baselines.rewarded_soups import rewarded_soup
+
+    return rewarded_soup([tuned(lab, one, seed) for one in (1.0, 0.0)], [weight, 1 - weight])
+
+
+# ---------------------------------------------------------------------- training
+
+
+def tuned(lab: Lab, weight: float, seed: int) -> Any:
+    """The strong base tuned by DPO for one trade-off: a LoRA adapter on the weights of `lab.strong`.
+
+    Args:
+        lab: of base and replies.
+        weight: of helpfulness.
+        seed: of pairs and training.
+    """
+    settings = {"weight": weight, "seed": seed, "pairs": lab.pairs_to_train_on, "beta": _BETA, "rate": _RATE}
+    settings |= {"base": lab.strong_settings()}
+    folder = lab.trained("dpo-mixed", settings, lambda draft: _tune(lab, weight, seed, draft))
+    return AutoregressiveRewardModel.from_pretrained(folder, base_model=lab.strong).eval()
+
+
+def _tune(lab: Lab, weight: float, seed: int, folder: Path) -> None:
+    from ..baselines.training_time import train_dpo
+
+    pairs = mixed_pairs(lab, weight, seed)
+    train_dpo(
+        copy.deepcopy(lab.strong),  # PEFT puts its adapter into the very object
+        lab.tokenizer,
+        pairs,
+        beta=_BETA,
+        learning_rate=_RATE,
+        batch_size=_BATCH,
+        seed=seed,
+        peft_config=lora(ArmTraining.rank),
+        output_dir=str(folder),
+        lr_scheduler_type="cosine",
+        warmup_steps=5,
+    )
+
+
+def mixed_pairs(lab: Lab, weight: float, seed: int) -> list[PreferencePair]:
+    """The replies that ARMs are trained on, labelled by a judge who weighs the objectives; alone, by the same draws."""
+    if weight in (0.0, 1.0):
+        return lab.pairs(HELPFUL if weight else HARMLESS, lab.pairs_to_train_on, seed)
+    rng = random.Random(f"{seed} {weight}")
+    pairs = lab.pairs(HELPFUL, lab.pairs_to_train_on, seed)
+    return [_relabelled(pair, weight, rng) for pair in pairs]
+
+
+def _relabelled(pair: PreferencePair, weight: float, rng: random.Random) -> PreferencePair:
+    prompt, first, second = pair["prompt"], pair["chosen"], pair["rejected"]
+    points = [score(objective, prompt, first) - score(objective, prompt, second) for objective in OBJECTIVES]
+    kept = rng.random() < preference_probability(weight * points[0] + (1 - weight) * points[1])
+    return pair if kept else PreferencePair(prompt=prompt, chosen=second, rejected=first)
+
+
+# ---------------------------------------------------------------------- fronts
+
+
+def front_rows(samples: Sequence[Sample]) -> list[Row]:
+    """A row for each front: its area, by how much GenARM's is larger, and its distance to the best of all.
+
+    Args:
+        samples: replies of all systems, all with the same prompts and seeds.
+    """
+    points = [
+        grid([one for one in samples if (one["system"], one["weight of helpful"]) == (system, weight)], objective)
+        for system in FRONTS
+        for weight in WEIGHTS
+        for objective in OBJECTIVES
+    ]
+    own = FRONTS.index(GENARM_2)
+    rows = []
+    for at, system in enumerate(FRONTS):
+        statistics = {
+            _AREA: lambda front, at=at: _area(front[at]),
+            _LEAD: lambda front, at=at: _area(front[own]) - _area(front[at]),
+            _DISTANCE: lambda front, at=at: _distance(front[at], front),
+        }
+        values = {
+            name: asdict(bootstrap_interval(*points, statistic=partial(_of_fronts, of), resamples=1000))
+            for name, of in statistics.items()
+        }
+        if at == own:
+            del values[_LEAD]
+        rows.append({"table": _FRONTS, "where": {"system": system}, "values": values})
+    return rows
+
+
+def _of_fronts(of: Callable[[NDArray[np.float64]], float], *points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A number of fronts `(systems, weights, objectives)`, for each resample.
+
+    Args:
+        of: the number.
+        *points: `(resamples, seeds, prompts)`, in the order of systems, weights and objectives.
+    """
+    means = np.stack([values.mean((-2, -1)) for values in points], -1)
+    fronts = means.reshape(-1, len(FRONTS), len(WEIGHTS), len(OBJECTIVES))
+    return np.array([of(front) for front in fronts])
+
+
+def _area(points: NDArray[np.float64]) -> float:
+    return hypervolume(points, REFERENCE)
+
+
+def _distance(points: NDArray[np.float64], fronts: NDArray[np.float64]) -> float:
+    every = fronts.reshape(-1, len(OBJECTIVES))
+    return inverted_generational_distance(points, every[non_dominated(every)])

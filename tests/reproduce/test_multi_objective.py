@@ -1,0 +1,124 @@
+"""Claim 4: fronts of known area, labels of a judge who weighs objectives, and what the claim makes of all systems."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from genarm_hf.evaluation.runner import read
+from genarm_hf.playground import load_tokenizer, prompts, score
+from genarm_hf.playground.preferences import PreferencePair
+from genarm_hf.reproduce import multi_objective as claim
+from genarm_hf.reproduce.drawing import Drawn
+
+PROMPT = "User: How do I train a young dog? Assistant:"
+GOOD, KIND = "First, fill a pocket with treats.", "Good luck with it."
+
+
+def points(shift):
+    """Two prompts under two seeds; every system's front is the same line, moved."""
+    for at, system in enumerate(claim.FRONTS):
+        for weight in claim.WEIGHTS:
+            for seed in range(2):
+                for prompt in range(2):
+                    noise = prompt - 0.5
+                    yield {
+                        "system": system,
+                        "seed": seed,
+                        "prompt": prompt,
+                        "weight of helpful": weight,
+                        "helpful": 4 * weight - 6 + shift * at + noise,
+                        "harmless": 4 * (1 - weight) - 4 - noise,
+                    }
+
+
+def test_fronts_of_known_area():
+    rows = {row["where"]["system"]: row["values"] for row in claim.front_rows(list(points(shift=1.0)))}
+    # steps of 1 above the reference (-6, -4): 0x4, 1x3, 2x2, 3x1, 4x0, of which the staircase covers 6; moved by 1 each
+    assert rows[claim.GENARM]["hypervolume"]["mean"] == pytest.approx(6.0)
+    assert rows[claim.GENARM_2]["hypervolume"]["mean"] == pytest.approx(6.0 + 4.0)
+    lead = rows[claim.GENARM][claim._LEAD]
+    assert lead["mean"] == pytest.approx(4.0) and lead["low"] > 0
+    assert claim._LEAD not in rows[claim.GENARM_2]
+    # the last system has moved furthest to the right, and all of the best front is its
+    assert rows[claim.FRONTS[-1]][claim._DISTANCE]["mean"] == pytest.approx(0.0)
+    distances = [rows[system][claim._DISTANCE]["mean"] for system in claim.FRONTS]
+    assert distances == sorted(distances, reverse=True) and distances[0] > 1
+
+
+def test_labels_of_a_judge_who_weighs(monkeypatch):
+    pair = PreferencePair(prompt=PROMPT, chosen=GOOD, rejected=KIND)
+    lab = SimpleNamespace(pairs=lambda objective, n, seed: [pair] * n, pairs_to_train_on=2000)
+    difference = [score(one, PROMPT, GOOD) - score(one, PROMPT, KIND) for one in claim.OBJECTIVES]
+    expected = torch.sigmoid(torch.tensor(0.25 * difference[0] + 0.75 * difference[1])).item()
+    kept = sum(one["chosen"] == GOOD for one in claim.mixed_pairs(lab, 0.25, 0)) / 2000
+    assert kept == pytest.approx(expected, abs=0.04)
+    assert claim.mixed_pairs(lab, 0.25, 0) == claim.mixed_pairs(lab, 0.25, 0)
+    asked = []
+    lab.pairs = lambda objective, n, seed: asked.append(objective) or []
+    claim.mixed_pairs(lab, 1.0, 0), claim.mixed_pairs(lab, 0.0, 0)
+    assert asked == ["helpful", "harmless"]  # the very labels that the ARMs have learned from
+
+
+@pytest.fixture
+def stubs(monkeypatch):
+    """A lab of three prompts, and systems that reply by rule: the more weight, the more helpful."""
+    lab = SimpleNamespace(
+        prompts=prompts(3, seed=0, split="test"), seeds=range(5), strong=None, tokenizer=load_tokenizer()
+    )
+
+    def draw(lab, policy, prompts, seed, objectives, alpha=None):
+        shares = [policy] * len(prompts) if alpha is None else (alpha[:, 0] / alpha.sum(1)).tolist()
+        number = iter(range(len(prompts)))
+        samples = [{"helpful": 4 * one - 4 + next(number) % 2, "harmless": -3 * one, "kl": 1.0} for one in shares]
+        drawn.append(alpha)
+        return Drawn(samples, calls=1, passes=7, seconds=0.5)
+
+    drawn = []
+    for name, stub in {
+        "draw": draw,
+        "_plain": lambda model: model if isinstance(model, float) else 0.5,
+        "_genarm": lambda lab, seed: None,
+        "_mod": lambda lab, seed: None,
+        "_soup": lambda lab, weight, seed: weight,
+        "tuned": lambda lab, weight, seed: weight,
+    }.items():
+        monkeypatch.setattr(claim, name, stub)
+    return SimpleNamespace(lab=lab, drawn=drawn)
+
+
+def test_the_claim_compares_all_systems(stubs, tmp_path):
+    rows = claim.run(stubs.lab, tmp_path, lambda message: None)
+    by_table = {
+        table: [row for row in rows if row["table"] == table] for table in (claim._POINTS, claim._FRONTS, claim._COSTS)
+    }
+    assert [row["where"] for row in by_table[claim._POINTS]][:2] == [
+        {"system": "base", "weight of helpful": None},
+        {"system": claim.GENARM, "weight of helpful": 0.0},
+    ]
+    assert len(by_table[claim._POINTS]) == 1 + 5 * len(claim.FRONTS)
+    assert all(row["values"]["helpful"]["count"] == 9 for row in by_table[claim._POINTS])  # 3 prompts, 3 seeds
+    costs = {
+        row["where"]["system"]: {name: value["mean"] for name, value in row["values"].items()}
+        for row in by_table[claim._COSTS]
+    }
+    assert (
+        costs[claim.GENARM]
+        == costs[claim.MOD]
+        == {"models trained": 2, "generate() calls": 1, "passes over weights": 7, "seconds": 0.5}
+    )
+    assert costs[claim.RETRAINED] == {
+        "models trained": 5,
+        "generate() calls": 5,
+        "passes over weights": 35,
+        "seconds": 2.5,
+    }
+    # a batch holds every trade-off of every prompt
+    batch = next(alpha for alpha in stubs.drawn if alpha is not None)
+    assert batch.shape == (15, 2) and batch[:5].tolist() == [[w, 1 - w] for w in claim.WEIGHTS]
+    assert sorted({round(float(alpha[0].sum())) for alpha in stubs.drawn if alpha is not None}) == [1, 2]
+    assert len([line for line in read(tmp_path / "samples.jsonl") if "prompt" in line]) == 9 + 45 * len(claim.FRONTS)
+    said = claim.findings(rows)
+    assert len(said) == 6 and "not told apart" in said[1]
+    claim.plot(rows, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 0
