@@ -49,9 +49,9 @@ class Size:
 
 
 SIZES = {
-    "weak": Size(hidden_size=96, layers=3, steps=300, learning_rate=8e-3),
+    "weak": Size(hidden_size=96, layers=3, steps=400, learning_rate=6e-3),
     "base": Size(hidden_size=192, layers=4, steps=2000, learning_rate=3e-3),
-    "strong": Size(hidden_size=384, layers=4, steps=60, learning_rate=1e-3, grown=True),
+    "strong": Size(hidden_size=384, layers=4, steps=60, learning_rate=2e-4, grown=True),
 }
 """0.3M, 1.6M (the packaged one) and 6.1M parameters."""
 

@@ -14,6 +14,9 @@ from ..files import written_whole
 from .lab import Lab
 
 CLAIMS = {
+    "test_time": 1,
+    "training_time": 2,
+    "weak_to_strong": 3,
     "multi_objective": 4,
     "expressiveness": 5,
     "ablations": 6,

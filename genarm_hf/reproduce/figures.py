@@ -5,7 +5,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_COLORS = ("#1f5a99", "#c9741a", "#5b8c3a", "#8a4a8f", "#7a7a7a", "#b03a3a", "#2a9d9d", "#9d8b2a")
+_COLORS = (
+    "#1f5a99",
+    "#c9741a",
+    "#5b8c3a",
+    "#8a4a8f",
+    "#7a7a7a",
+    "#b03a3a",
+    "#2a9d9d",
+    "#9d8b2a",
+    "#000000",
+    "#d17ab0",
+    "#4d6fff",
+    "#00603f",
+)
 
 
 @dataclass
@@ -66,6 +79,8 @@ def draw_panels(panels: Sequence[Panel], path: Path, columns: int | None = None,
 
 
 def _draw(axes: Any, points: Sequence[tuple[Any, Mapping[str, float]]], number: int, count: int, name: str) -> None:
+    if not points:  # what other panels have
+        return
     means = [value["mean"] for _, value in points]
     bars = [[max(v["mean"] - v["low"], 0) for _, v in points], [max(v["high"] - v["mean"], 0) for _, v in points]]
     style: dict[str, Any] = {"yerr": bars, "capsize": 2, "color": _COLORS[number % len(_COLORS)], "label": name}

@@ -91,6 +91,51 @@ def trained_trajectory_reward(lab: Lab, training: ArmTraining) -> Any:
     return PeftModel.from_pretrained(from_causal_lm(lab.strong), folder).eval()
 
 
+def trained_prefix_value(lab: Lab, training: ArmTraining) -> Any:
+    """A token classifier that says of unfinished replies what that trajectory-level reward model will say of them.
+
+    It learns from the replies of the training's pairs, which are the base's own (CD-FUDGE, arXiv 2310.17022), as many
+    as there are pairs, so that it reads half of what the reward model reads.
+    """
+    from peft import PeftModel
+
+    from ..baselines.trajectory_rewards import from_causal_lm
+
+    settings = {**asdict(training), "base": lab.strong_settings()}
+    for name in ("beta", "backbone", "length_normalize", "margin"):
+        del settings[name]
+    folder = lab.trained(f"value-{training.objective}", settings, lambda draft: _train_value(lab, training, draft))
+    return PeftModel.from_pretrained(from_causal_lm(lab.strong, per_token=True), folder).eval()
+
+
+def _train_value(lab: Lab, training: ArmTraining, folder: Path) -> None:
+    from transformers import TrainingArguments
+
+    from ..baselines.reward_training import train_prefix_value
+    from ..baselines.trajectory_rewards import TrajectoryReward, from_causal_lm
+
+    rng = random.Random(training.seed)  # of a pair, either reply: the base's, whatever the label
+    texts = [(pair["prompt"], rng.choice([pair["chosen"], pair["rejected"]])) for pair in training_pairs(lab, training)]
+    reward = TrajectoryReward(trained_trajectory_reward(lab, training), lab.tokenizer)
+    points = reward.score(*zip(*texts, strict=True), batch_size=64).tolist()
+    rows = [
+        {
+            "prompt_ids": lab.tokenizer(prompt)["input_ids"],
+            "response_ids": [*lab.tokenizer(reply)["input_ids"], lab.tokenizer.eos_token_id],
+            "reward": one,
+        }
+        for (prompt, reply), one in zip(texts, points, strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        args = TrainingArguments(output_dir=scratch, lr_scheduler_type="cosine", **_shared_arguments(training))
+        with contextlib.redirect_stdout(io.StringIO()):
+            value = train_prefix_value(
+                from_causal_lm(lab.strong, per_token=True), rows, args, peft_config=lora(training.rank)
+            )
+        value.model.save_pretrained(folder)
+
+
 def _train_trajectory(lab: Lab, training: ArmTraining, folder: Path) -> None:
     from transformers import TrainingArguments
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 Tables = list[Tensor]
 
@@ -45,8 +46,9 @@ def conditionals(log_weights: Tensor, vocab: int, length: int) -> Tables:
 
     ```python
     >>> tables = conditionals(torch.tensor([0.0625, 0.1875, 0.1875, 0.5625]).log(), vocab=2, length=2)
-    >>> [table.exp().tolist() for table in tables]
-    [[[0.25, 0.75]], [[0.25, 0.75], [0.25, 0.75]]]
+    >>> tables[0].exp(), tables[1].exp()
+    (tensor([[0.2500, 0.7500]]), tensor([[0.2500, 0.7500],
+            [0.2500, 0.7500]]))
 
     ```
     """
@@ -105,8 +107,13 @@ def sampled(preferences: Tensor, pairs: int, seed: int) -> Tensor:
     return torch.bincount(drawn, minlength=preferences.numel()).view_as(preferences).to(preferences) / pairs
 
 
+def preference_loss(rewards: Tensor, preferences: Tensor) -> float:
+    """`E[-log sigmoid(reward of the chosen - reward of the rejected)]`, exactly; see [`preference_gradient`]."""
+    return float(-(preferences * logsigmoid(rewards[:, None] - rewards)).sum())
+
+
 def preference_gradient(rewards: Tensor, preferences: Tensor) -> Tensor:
-    """Gradient in the rewards of `E[-log sigmoid(reward of the chosen - reward of the rejected)]`, exactly.
+    """Gradient of [`preference_loss`] in the rewards.
 
     Args:
         rewards: `(texts,)`.

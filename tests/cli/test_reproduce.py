@@ -48,9 +48,9 @@ def test_all_claims_and_their_page(toy, tmp_path, monkeypatch, capsys):
 def test_the_full_set_has_a_folder_of_its_own(toy, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["reproduce", "toy", "--threads", "1", "--lab", "lab"]) == 0
-    assert "300.5" in capsys.readouterr().out
+    assert "300 (300 to 301)" in capsys.readouterr().out
     assert main(["reproduce", "report", "--page", "docs/page.md"]) == 0
-    assert "300.5" in (tmp_path / "docs" / "page.md").read_text()
+    assert "300 (300 to 301)" in (tmp_path / "docs" / "page.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,9 @@ def test_gradient_is_that_of_the_loss_of_training():
     base, rewards = world((3, 2), 0)
     pairs = worlds.preferences(worlds.text_logprobs(base), rewards)
     model = torch.randn(9, dtype=torch.float64, requires_grad=True)
-    (pairs * preference_loss(model[:, None], model, beta=1.0)).sum().backward()
+    loss = (pairs * preference_loss(model[:, None], model, beta=1.0)).sum()
+    loss.backward()
+    assert worlds.preference_loss(model.detach(), pairs) == pytest.approx(loss.item())
     torch.testing.assert_close(worlds.preference_gradient(model.detach(), pairs), model.grad)
 
 

@@ -1,0 +1,189 @@
+"""Claim 2: GenARM against training the base itself, by DPO and SimPO on the same pairs, at equal KL to the base.
+
+One ARM gives a curve of reward against KL as alpha grows; DPO and SimPO (LoRA adapters of the same rank) give a point
+for every beta that is trained. All curves start at the base, and are straight between their points. Where two curves
+both reach a KL, their rewards there are compared.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..decoding.guided_model import guide
+from ..evaluation import bootstrap_interval
+from .figures import Panel, draw_panels
+from .lab import Lab
+from .models import ArmTraining, trained_arm
+from .policies import PolicyTraining, trained_policy
+from .replies import KL, QUALITY, REWARD, judged, sampled
+from .samples import SAMPLES, Row, Sample, collect, grid, summarise
+
+TITLE = "Against training the base"
+CLAIM = "GenARM matches the performance of training-time methods, DPO and SimPO, without training the base."
+
+OBJECTIVE = "helpful"
+BASE, GENARM, DPO, SIMPO = "base", "GenARM", "DPO", "SimPO"
+SETTINGS: dict[str, tuple[float, ...]] = {
+    BASE: (0.0,),
+    GENARM: (0.5, 1.0, 2.0, 4.0),
+    DPO: (0.1, 0.03),
+    SIMPO: (10.0, 2.5),
+}
+"""Alpha of GenARM, beta of the others. Each beta is a training, so they are few."""
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Where curves are compared: shares of the largest KL that both reach."""
+_POINTS, _MATCHED = "Held-out prompts", "Reward at equal KL, read off the curves"
+_OWN, _OTHER, _LEAD = "GenARM", "the other", "GenARM minus it"
+Array = NDArray[np.float64]
+
+
+def pairs(lab: Lab) -> int:
+    """Half of the usual number, as every beta is trained."""
+    return lab.pairs_to_train_on // 2
+
+
+def seeds(lab: Lab) -> range:
+    """At most three, likewise."""
+    return lab.seeds[:3]
+
+
+def prompts(lab: Lab) -> list[str]:
+    """Half of them."""
+    return lab.prompts[: len(lab.prompts) // 2]
+
+
+def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
+    """Train, let all reply, and compare at equal KL."""
+    cells = [
+        {"system": system, "setting": setting, "seed": seed}
+        for system in SETTINGS
+        for setting in SETTINGS[system]
+        for seed in seeds(lab)
+    ]
+    samples = collect(output / SAMPLES, cells, lambda cell: _reply(lab, cell), progress)
+    points = summarise(samples, ("system", "setting"), QUALITY, table=_POINTS)
+    return [*points, *(row for other in (DPO, SIMPO) for row in matched(samples, other))]
+
+
+def _reply(lab: Lab, cell: Mapping[str, Any]) -> list[Sample]:
+    system, setting, seed = cell["system"], cell["setting"], cell["seed"]
+    others: dict[str, Any] = {}
+    if system == GENARM:
+        arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, pairs(lab)))
+        policy, others = guide(lab.strong, [arm], alpha=setting), {"reward": arm}
+    elif system == BASE:
+        policy = lab.strong
+    else:
+        policy = trained_policy(lab, PolicyTraining(system.lower(), OBJECTIVE, seed, pairs(lab), beta=setting))
+    return judged(lab, sampled(lab, policy), prompts(lab), seed, OBJECTIVE, policy, others)
+
+
+# ---------------------------------------------------------------------- equal KL
+
+
+def matched(samples: Sequence[Sample], other: str) -> list[Row]:
+    """Rows of GenARM's reward, another system's and their difference at several KLs, each with its interval.
+
+    Args:
+        samples: of the base and both systems, all with the same prompts and seeds.
+        other: the system.
+    """
+    base = [grid([one for one in samples if one["system"] == BASE], REWARD)]
+    own, others = (_curve(samples, system) for system in (GENARM, other))
+    reach = min(max(float(kl.mean()) for kl in curve[::2]) for curve in (own, others))
+    rows = []
+    for share in SHARES:
+        read = partial(_read_off, at=share * reach, split=1 + len(own))
+        values = {
+            name: asdict(bootstrap_interval(*base, *own, *others, statistic=partial(read, signs=signs)))
+            for name, signs in ((_OWN, (1, 0)), (_OTHER, (0, 1)), (_LEAD, (1, -1)))
+        }
+        where = {"against": other, "KL (nats)": round(share * reach, 2)}
+        rows.append({"table": _MATCHED, "where": where, "values": values})
+    return rows
+
+
+def _curve(samples: Sequence[Sample], system: str) -> list[Array]:
+    """KL and reward of every setting in turn, each `(seeds, prompts)`."""
+    own = [one for one in samples if one["system"] == system]
+    cells = ([one for one in own if one["setting"] == setting] for setting in dict.fromkeys(o["setting"] for o in own))
+    return [grid(cell, name) for cell in cells for name in (KL, REWARD)]
+
+
+def _read_off(*drawn: Array, at: float, split: int, signs: tuple[int, int]) -> Array:
+    """Rewards of both curves at a KL, times these signs and added up, `(resamples,)`.
+
+    Args:
+        *drawn: the base's reward, GenARM's curve and the other's, each `(resamples, seeds, prompts)`.
+        at: the KL, in nats.
+        split: where the other's curve begins.
+        signs: of GenARM and of the other.
+    """
+    means = np.stack([values.mean((-2, -1)) for values in drawn], -1)
+    start = np.stack([np.zeros(len(means)), means[:, 0]], -1)  # the base's KL is 0
+    total = np.zeros(len(means))
+    for sign, curve in zip(signs, (means[:, 1:split], means[:, split:]), strict=True):
+        points = np.concatenate([start, curve], 1)
+        total += [sign * interpolated(row[::2], row[1::2], at) for row in points]
+    return total
+
+
+def interpolated(kls: Array, rewards: Array, at: float) -> float:
+    """Reward of a curve at a KL, straight between its points; beyond the last, that of the last two goes on.
+
+    Example:
+        >>> interpolated(np.array([0.0, 2.0, 1.0]), np.array([0.0, 6.0, 4.0]), 1.5)
+        5.0
+    """
+    order = np.argsort(kls)
+    kls, rewards = kls[order], rewards[order]
+    place = int(np.clip(np.searchsorted(kls, at), 1, len(kls) - 1))
+    slope = (rewards[place] - rewards[place - 1]) / max(kls[place] - kls[place - 1], 1e-9)
+    return float(rewards[place - 1] + slope * (at - kls[place - 1]))
+
+
+# ---------------------------------------------------------------------- words and figure
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """Who is better at which KL."""
+    found = []
+    for other in (DPO, SIMPO):
+        parts = []
+        for row in rows:
+            if row["table"] == _MATCHED and row["where"]["against"] == other:
+                lead = row["values"][_LEAD]
+                verdict = "better" if lead["low"] > 0 else "worse" if lead["high"] < 0 else "not told apart"
+                parts.append(
+                    f"at {row['where']['KL (nats)']:g} nats {verdict}, {lead['mean']:+.2f} points "
+                    f"({lead['low']:.2f} to {lead['high']:.2f})"
+                )
+        found.append(f"GenARM against {other}: {'; '.join(parts)}.")
+    best: dict[str, tuple[Any, Any, float]] = {}
+    for row in rows:
+        if row["table"] == _POINTS:
+            name, reward = row["where"]["system"], row["values"][REWARD]
+            if name not in best or reward["mean"] > best[name][0]["mean"]:
+                best[name] = (reward, row["values"][KL], row["where"]["setting"])
+    listed = (
+        f"{name} ({setting:g}) {reward['mean']:.2f} at {kl['mean']:.1f} nats"
+        for name, (reward, kl, setting) in best.items()
+    )
+    return [*found, f"The highest reward of each, whatever the KL: {'; '.join(listed)}."]
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Reward against KL, a line a system; every line starts at the base."""
+    panel = Panel(f"{OBJECTIVE}: reward against divergence", "KL to the base (nats)", "oracle reward (points)")
+    points = [row for row in rows if row["table"] == _POINTS]
+    start = next((0.0, row["values"][REWARD]) for row in points if row["where"]["system"] == BASE)
+    for row in points:
+        name, values = row["where"]["system"], row["values"]
+        if name != BASE:
+            panel.lines.setdefault(name, [start]).append((values[KL]["mean"], values[REWARD]))
+    draw_panels([panel], path, width=6.0)
