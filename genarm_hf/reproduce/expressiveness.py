@@ -194,8 +194,8 @@ def trained(
         Number of steps, a power of 2 or the last, and the ARM's tables.
     """
     logits = [_start(table, t, order) for t, table in enumerate(base)]
-    # rare prefixes have gradients as small as their probability squared, which the usual eps would drown
-    optimizer = torch.optim.Adam(logits, lr=_RATE, betas=(0.9, 0.99), eps=1e-15)
+    # gradients vanish fast, and are small for rare prefixes: a long memory of their size, or the usual eps, stops both
+    optimizer = torch.optim.Adam(logits, lr=_RATE, betas=(0.9, 0.9), eps=1e-15)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     log_base = worlds.text_logprobs(base)
     for step in range(steps + 1):
