@@ -13,7 +13,6 @@ How good they are together is the area that they dominate (hypervolume), and how
 of all systems (inverted generational distance). Intervals resample prompts and seeds, with a front for each resample.
 """
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -32,7 +31,8 @@ from ..playground.preferences import PreferencePair, preference_probability
 from .drawing import Drawn, Generate, draw
 from .figures import Panel, draw_panels
 from .lab import Lab
-from .models import ArmTraining, lora, trained_arm
+from .models import ArmTraining, trained_arm
+from .policies import PolicyTraining, policy_folder
 from .samples import SAMPLES, Row, Sample, collect, grid, summarise
 
 TITLE = "Several objectives: trade-offs chosen at run time"
@@ -59,7 +59,6 @@ _FRONTS = "Fronts"
 _COSTS = "What a front takes: all trade-offs, all prompts"
 _AREA, _LEAD, _DISTANCE = "hypervolume", "hypervolume of GenARM (sum 2) minus it", "distance to the best front (IGD)"
 _TRAINED, _CALLS, _PASSES, _SECONDS = FIELDS = ("models trained", "generate() calls", "passes over weights", "seconds")
-_BETA, _RATE, _BATCH = 0.1, 1e-3, 8
 
 
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
@@ -188,28 +187,10 @@ def tuned(lab: Lab, weight: float, cell: Mapping[str, Any]) -> Any:
         weight: of helpfulness.
         cell: `seed` and number of `pairs`.
     """
-    settings = {"weight": weight, "seed": cell["seed"], "pairs": cell["pairs"], "beta": _BETA, "rate": _RATE}
-    settings |= {"base": lab.strong_settings()}
-    folder = lab.trained("dpo-mixed", settings, lambda draft: _tune(lab, weight, cell, draft))
+    objective = {0.0: HARMLESS, 1.0: HELPFUL}.get(weight, f"mixed-{weight:g}")
+    training = PolicyTraining("dpo", objective, cell["seed"], cell["pairs"])
+    folder = policy_folder(lab, training, lambda: mixed_pairs(lab, weight, cell["pairs"], cell["seed"]))
     return AutoregressiveRewardModel.from_pretrained(folder, base_model=lab.strong).eval()
-
-
-def _tune(lab: Lab, weight: float, cell: Mapping[str, Any], folder: Path) -> None:
-    from ..baselines.training_time import train_dpo
-
-    train_dpo(
-        copy.deepcopy(lab.strong),  # PEFT puts its adapter into the very object
-        lab.tokenizer,
-        mixed_pairs(lab, weight, cell["pairs"], cell["seed"]),
-        beta=_BETA,
-        learning_rate=_RATE,
-        batch_size=_BATCH,
-        seed=cell["seed"],
-        peft_config=lora(ArmTraining.rank),
-        output_dir=str(folder),
-        lr_scheduler_type="cosine",
-        warmup_steps=5,
-    )
 
 
 def mixed_pairs(lab: Lab, weight: float, n: int, seed: int) -> list[PreferencePair]:

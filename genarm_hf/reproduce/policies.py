@@ -1,6 +1,7 @@
 """Bases of the lab tuned by training, DPO and SimPO: trained once a setting, then loaded."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,20 +37,32 @@ class PolicyTraining:
     batch_size: int = 8
 
 
+def policy_folder(lab: Lab, training: PolicyTraining, pairs: Callable[[], Any] | None = None) -> Path:
+    """Where a tuned model or its adapter is, trained if the lab does not have it yet.
+
+    Args:
+        lab: of bases and pairs.
+        training: how.
+        pairs: makes the pairs, where the objective is none of the lab's. None: those of the lab.
+    """
+    settings = {**asdict(training), "base": lab.strong_settings()}
+    make = pairs or (lambda: lab.pairs(training.objective, training.pairs, training.seed))
+    kind = f"{training.method}-{training.objective}"
+    return lab.trained(kind, settings, lambda draft: _train(lab, training, make(), draft))
+
+
 def trained_policy(lab: Lab, training: PolicyTraining) -> Any:
     """A tuned causal LM, trained if the lab does not have it yet; as fast as its base, adapters being merged."""
     from peft import PeftModel
     from transformers import LlamaForCausalLM
 
-    settings = {**asdict(training), "base": lab.strong_settings()}
-    kind = f"{training.method}-{training.objective}"
-    folder = lab.trained(kind, settings, lambda draft: _train(lab, training, draft))
+    folder = policy_folder(lab, training)
     if training.backbone == "weak":
         return LlamaForCausalLM.from_pretrained(folder, dtype=lab.weak.dtype).eval()
     return PeftModel.from_pretrained(copy.deepcopy(lab.strong), folder).merge_and_unload().eval()
 
 
-def _train(lab: Lab, training: PolicyTraining, folder: Path) -> None:
+def _train(lab: Lab, training: PolicyTraining, pairs: Any, folder: Path) -> None:
     from ..baselines.training_time import train_dpo, train_simpo
 
     train = {"dpo": train_dpo, "simpo": train_simpo}[training.method]
@@ -57,7 +70,7 @@ def _train(lab: Lab, training: PolicyTraining, folder: Path) -> None:
     train(
         copy.deepcopy(lab.strong if strong else lab.weak),  # PEFT puts its adapter into the very object
         lab.tokenizer,
-        lab.pairs(training.objective, training.pairs, training.seed),
+        pairs,
         beta=training.beta,
         learning_rate=training.learning_rate,
         batch_size=training.batch_size,

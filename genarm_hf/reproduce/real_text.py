@@ -12,7 +12,9 @@ Beside them stand the backbone before training, what training changed, always pr
 response, and a logistic regression on words.
 """
 
+import contextlib
 import copy
+import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -83,7 +85,7 @@ def sizes(lab: Lab) -> dict[str, int]:
     """Folds, most pairs of a file, most tokens of a pair, and passes of pretraining."""
     if lab.fast:
         return {"folds": 2, "pairs": 240, "tokens": 256, "pretraining": 1}
-    return {"folds": 3, "pairs": 2500, "tokens": 512, "pretraining": 2}
+    return {"folds": 3, "pairs": 1500, "tokens": 512, "pretraining": 2}
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
@@ -117,12 +119,21 @@ def _measure(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
     """Every system's judgement of the pairs of a fold."""
     from ..training.preferences import folds_by_prompt
 
-    model, tokenizer = _backbone(lab, cell)
-    pairs = _pairs(files(lab)[cell["data"]], tokenizer, cell)
-    train, held_out = list(folds_by_prompt(pairs, cell["folds"]))[cell["fold"]]
+    with contextlib.redirect_stdout(io.StringIO()):  # trainers print their times
+        model, tokenizer = _backbone(lab, cell)
+        pairs = _pairs(files(lab)[cell["data"]], tokenizer, cell)
+        train, held_out = list(folds_by_prompt(pairs, cell["folds"]))[cell["fold"]]
+        found = {system: right(values) for system, values in _scores(model, tokenizer, train, held_out).items()}
+    for number in range(len(held_out)):
+        same = {"pair": f"{cell['fold']}-{number}", TRAJECTORY: found[TRAJECTORY][number]}
+        yield from ({**same, "system": system, _RIGHT: values[number]} for system, values in found.items())
+
+
+def _scores(model: Any, tokenizer: Any, train: Any, held_out: Any) -> dict[str, Array]:
+    """What every system gives to the chosen and rejected responses that are held out, `(pairs, 2)`."""
     before, after, _ = train_and_read(copy.deepcopy(model), tokenizer, train, held_out, 0, _options(0.05))
     _, per_token, _ = train_and_read(copy.deepcopy(model), tokenizer, train, held_out, 0, _options(2.0, True))
-    scores = {
+    return {
         ARM: after,
         PER_TOKEN: per_token,
         TRAJECTORY: _trajectory(model, tokenizer, train, held_out),
@@ -131,10 +142,6 @@ def _measure(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
         LENGTH: by_length(train, held_out),
         WORDS: by_words(train, held_out),
     }
-    found = {system: right(values) for system, values in scores.items()}
-    for number in range(len(held_out)):
-        same = {"pair": f"{cell['fold']}-{number}", TRAJECTORY: found[TRAJECTORY][number]}
-        yield from ({**same, "system": system, _RIGHT: values[number]} for system, values in found.items())
 
 
 def right(scores: Array) -> list[float]:
@@ -167,7 +174,7 @@ def _backbone(lab: Lab, cell: Mapping[str, Any]) -> tuple[Any, Any]:
 
     others = [load_preferences(str(path)) for name, path in files(lab).items() if name != cell["data"]]
     texts = [row["prompt"] + row["chosen"] for other in others for row in other]
-    texts = texts[: 2 * cell["pairs"]]
+    texts = texts[: cell["pairs"]]
     settings = {"texts": [fingerprint(other) for other in others], "number": len(texts), "passes": cell["pretraining"]}
 
     def make(draft: Path) -> None:
