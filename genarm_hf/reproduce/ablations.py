@@ -60,7 +60,8 @@ DEFAULTS = {
     "labels": "judge's",
 }
 _HELD_OUT_SEED = 1_000
-_TABLE, _ALPHA_TABLE = "One thing at a time", "Alpha, of the default ARM"
+_TABLE = "One thing at a time; at equal KL: interpolated between alphas, anew for each resample"
+_ALPHA_TABLE = "Alpha, of the default ARM"
 _REWARD, _KL, _EQUAL, _CHANGE, _RIGHT = (
     "reward at alpha 1",
     "KL at alpha 1",

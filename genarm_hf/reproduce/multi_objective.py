@@ -55,7 +55,7 @@ FRONTS = (GENARM, GENARM_2, MOD, MOD_2, SOUPS, RETRAINED)
 REFERENCE = (-6.0, -4.0)
 """Points below these count for nothing in a hypervolume: about three standard deviations of replies below the base."""
 _POINTS = "Points of the fronts"
-_FRONTS = "Fronts"
+_FRONTS = "Fronts: computed of their points, anew for each resample"
 _COSTS = "What a front takes: all trade-offs, all prompts"
 _AREA, _LEAD, _DISTANCE = "hypervolume", "hypervolume of GenARM (sum 2) minus it", "distance to the best front (IGD)"
 _TRAINED, _CALLS, _PASSES, _SECONDS = FIELDS = ("models trained", "generate() calls", "passes over weights", "seconds")
