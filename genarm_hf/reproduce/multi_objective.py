@@ -52,8 +52,8 @@ BASE, GENARM, GENARM_2, MOD, MOD_2, SOUPS, RETRAINED = (
     "DPO, one model a weight",
 )
 FRONTS = (GENARM, GENARM_2, MOD, MOD_2, SOUPS, RETRAINED)
-REFERENCE = (-6.0, -4.0)
-"""Points below these count for nothing in a hypervolume: about three standard deviations of replies below the base."""
+REFERENCE = (-8.0, -5.0)
+"""Points below these count for nothing: two to four standard deviations of a reply's points below the base."""
 _POINTS = "Points of the fronts"
 _FRONTS = "Fronts: computed of their points, anew for each resample"
 _COSTS = "What a front takes: all trade-offs, all prompts"

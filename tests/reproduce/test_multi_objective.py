@@ -30,14 +30,14 @@ def points(shift):
                         "seed": seed,
                         "prompt": prompt,
                         "weight of helpful": weight,
-                        "helpful": 4 * weight - 6 + shift * at + noise,
-                        "harmless": 4 * (1 - weight) - 4 - noise,
+                        "helpful": 4 * weight + claim.REFERENCE[0] + shift * at + noise,
+                        "harmless": 4 * (1 - weight) + claim.REFERENCE[1] - noise,
                     }
 
 
 def test_fronts_of_known_area():
     rows = {row["where"]["system"]: row["values"] for row in claim.front_rows(list(points(shift=1.0)))}
-    # steps of 1 above the reference (-6, -4): 0x4, 1x3, 2x2, 3x1, 4x0, of which the staircase covers 6; moved by 1 each
+    # steps of 1 above the reference: 0x4, 1x3, 2x2, 3x1, 4x0, of which the staircase covers 6; moved by 1 each
     assert rows[claim.GENARM]["hypervolume"]["mean"] == pytest.approx(6.0)
     assert rows[claim.GENARM_2]["hypervolume"]["mean"] == pytest.approx(6.0 + 4.0)
     lead = rows[claim.GENARM][claim._LEAD]
