@@ -32,7 +32,7 @@ class PolicyTraining:
     pairs: int
     beta: float = 0.1
     backbone: str = "strong"
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     rank: int = 16
     batch_size: int = 8
 

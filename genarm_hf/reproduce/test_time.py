@@ -26,9 +26,10 @@ from ..files import written_whole
 from .figures import Panel, draw_panels
 from .lab import Lab
 from .models import ArmTraining, trained_arm, trained_prefix_value, trained_trajectory_reward, untrained_arm
-from .policies import PolicyTraining, trained_policy
+from .policies import trained_policy
 from .replies import BASE_TOKENS, COSTS, KL, OTHER_TOKENS, QUALITY, REWARD, SECONDS, decoded, judged, sampled
 from .samples import SAMPLES, Row, Sample, collect, summarise
+from .training_time import DPO, SETTINGS, training
 
 TITLE = "Against other test-time methods"
 CLAIM = (
@@ -70,7 +71,7 @@ class Guides:
     @cached_property
     def policy(self) -> Any:
         """Writes Transfer-Q's rollouts."""
-        return trained_policy(self._lab, PolicyTraining("dpo", OBJECTIVE, self._seed, self._lab.pairs_to_train_on // 2))
+        return trained_policy(self._lab, training(self._lab, DPO, next(iter(SETTINGS[DPO])), self._seed))
 
     @cached_property
     def scale(self) -> tuple[float, float]:

@@ -3,8 +3,8 @@
 The weak base has a 19th of the strong one's parameters (a 5th in the fast lab). On the same pairs are trained: an ARM
 and a DPO model of it (all weights), and a DPO model of the strong base (LoRA). Compared are the strong base guided by
 the weak ARM; proxy tuning, which guides it by what DPO changed in the weak base (arXiv 2401.08565); weak DPO alone; and
-strong DPO, whose gain over the strong base is the gap to recover. Alphas, and strong DPO's beta, are chosen on dev
-prompts for the highest reward.
+strong DPO, whose gain over the strong base is the gap to recover. Alphas, and how strong DPO is trained, are chosen on
+dev prompts for the highest reward.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from .models import ArmTraining, trained_arm
 from .policies import PolicyTraining, trained_policy
 from .replies import KL, QUALITY, REWARD, judged, sampled
 from .samples import SAMPLES, Row, Sample, collect, grid, summarise
-from .training_time import DPO, OBJECTIVE, SETTINGS, pairs, prompts, seeds
+from .training_time import DPO, OBJECTIVE, SETTINGS, pairs, prompts, seeds, training
 
 TITLE = "Weak to strong"
 CLAIM = "A weak ARM guides a strong base without training it, and recovers over 70 % of what training it gains."
@@ -34,32 +34,33 @@ BASE, WEAK_BASE, WEAK_DPO, GUIDED, PROXY, STRONG_DPO = (
     "strong base, proxy-tuned",
     "strong DPO",
 )
-ALPHAS: dict[str, tuple[float, ...]] = {GUIDED: (1.0, 2.0, 4.0), PROXY: (1.0, 2.0, 4.0)}
+ALPHAS: dict[str, tuple[float, ...]] = {GUIDED: (0.5, 1.0, 2.0), PROXY: (0.5, 1.0, 2.0)}
 DEV = "dev.jsonl"
 GAP = "gap recovered"
-WEAK_RATE = 1e-3
-"""Learning rate of all weights of the weak base."""
+ARM_RATE, DPO_RATE = 1e-3, 3e-4
+"""Learning rates of all weights of the weak base; DPO at the ARM's comes apart."""
+_WEAK = f"beta {PolicyTraining.beta:g}, rate {DPO_RATE:g}"
 _TUNING, _SYSTEMS = "Tuning, on dev prompts", "Held-out prompts"
 
 
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     """Train, tune, let all reply, and say what share of the gap is closed."""
-    tried = {**ALPHAS, STRONG_DPO: SETTINGS[DPO]}
+    tried: dict[str, Any] = {**ALPHAS, STRONG_DPO: tuple(SETTINGS[DPO])}
     tuned = [{"system": name, "setting": one, "seed": 0} for name, several in tried.items() for one in several]
     dev = collect(output / DEV, tuned, lambda cell: _reply(lab, cell, lab.dev_prompts[:20]), progress)
     tuning = summarise(dev, ("system", "setting"), (REWARD, KL), table=_TUNING)
-    settings = {**ALPHAS, STRONG_DPO: (chosen(tuning, STRONG_DPO),), WEAK_DPO: (PolicyTraining.beta,)}
+    settings = {**ALPHAS, STRONG_DPO: (chosen(tuning, STRONG_DPO),), WEAK_DPO: (_WEAK,)}
     cells = [
         {"system": name, "setting": setting, "seed": seed}
         for name in (BASE, WEAK_BASE, WEAK_DPO, PROXY, GUIDED, STRONG_DPO)
-        for setting in settings.get(name, (0.0,))
+        for setting in settings.get(name, ("",))
         for seed in seeds(lab)
     ]
     samples = collect(output / SAMPLES, cells, lambda cell: _reply(lab, cell, prompts(lab)), progress)
     return [*with_gaps(summarise(samples, ("system", "setting"), QUALITY, table=_SYSTEMS), samples), *tuning]
 
 
-def chosen(tuning: Sequence[Row], system: str) -> float:
+def chosen(tuning: Sequence[Row], system: str) -> Any:
     """The setting with the highest reward on dev prompts."""
     rows = [row for row in tuning if row["where"]["system"] == system]
     return max(rows, key=lambda row: row["values"][REWARD]["mean"])["where"]["setting"]
@@ -70,19 +71,19 @@ def _reply(lab: Lab, cell: Mapping[str, Any], asked: Sequence[str]) -> list[Samp
     return judged(lab, sampled(lab, policy), asked, cell["seed"], OBJECTIVE, policy, others)
 
 
-def _policy(lab: Lab, system: str, setting: float, seed: int) -> tuple[Any, dict[str, Any]]:
+def _policy(lab: Lab, system: str, setting: Any, seed: int) -> tuple[Any, dict[str, Any]]:
     """A system's model, guided or not, and whom it asks besides the strong base."""
     if system == BASE:
         return lab.strong, {}
     if system == WEAK_BASE:
         return lab.weak, {"weak": lab.weak}
     if system == STRONG_DPO:
-        policy = trained_policy(lab, PolicyTraining("dpo", OBJECTIVE, seed, pairs(lab), beta=setting))
+        policy = trained_policy(lab, training(lab, DPO, setting, seed))
         return policy, {"tuned": policy}
     if system == GUIDED:
-        arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, pairs(lab), "weak", learning_rate=WEAK_RATE))
+        arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, pairs(lab), "weak", learning_rate=ARM_RATE))
         return guide(lab.strong, [arm], alpha=setting), {"reward": arm}
-    weak = PolicyTraining("dpo", OBJECTIVE, seed, pairs(lab), backbone="weak", learning_rate=WEAK_RATE)
+    weak = PolicyTraining("dpo", OBJECTIVE, seed, pairs(lab), backbone="weak", learning_rate=ARM_RATE)
     tuned = trained_policy(lab, weak)
     if system == WEAK_DPO:
         return tuned, {"tuned": tuned}
@@ -113,16 +114,15 @@ def findings(rows: Sequence[Row]) -> list[str]:
     systems = [row for row in rows if row["table"] == _SYSTEMS]
     floor, ceiling = (next(row for row in systems if row["where"]["system"] == name) for name in (BASE, STRONG_DPO))
     found = [
-        f"Strong base: {_words(floor, REWARD)} points. Strong DPO (beta {ceiling['where']['setting']:g}): "
+        f"Strong base: {_words(floor, REWARD)} points. Strong DPO ({ceiling['where']['setting']}): "
         f"{_words(ceiling, REWARD)} points at {_words(ceiling, KL)} nats."
     ]
     for name in (GUIDED, PROXY, WEAK_DPO):
-        setting = chosen(tuning, name) if name in ALPHAS else PolicyTraining.beta
+        setting = chosen(tuning, name) if name in ALPHAS else _WEAK
         row = next(row for row in systems if row["where"] == {"system": name, "setting": setting})
-        what = "alpha" if name in ALPHAS else "beta"
-        gap = row["values"][GAP]
+        label, gap = f"alpha {setting:g}" if name in ALPHAS else setting, row["values"][GAP]
         found.append(
-            f"{name[0].upper()}{name[1:]} ({what} {setting:g}): {gap['mean']:.0%} of the gap ({gap['low']:.0%} to "
+            f"{name[0].upper()}{name[1:]} ({label}): {gap['mean']:.0%} of the gap ({gap['low']:.0%} to "
             f"{gap['high']:.0%}); {_words(row, REWARD)} points at {_words(row, KL)} nats."
         )
     return found

@@ -22,10 +22,15 @@ def points(system, setting, kl, reward):
 
 
 def test_interpolated():
-    kls, rewards = np.array([0.0, 1.0, 3.0]), np.array([0.0, 2.0, 3.0])
-    assert [interpolated(kls, rewards, at) for at in (0.0, 0.5, 1.0, 2.0, 3.0)] == [0.0, 1.0, 2.0, 2.5, 3.0]
+    kls, rewards = np.array([[0.0, 1.0, 3.0]]), np.array([[0.0, 2.0, 3.0]])
+    found = [interpolated(kls, rewards, at)[0] for at in (0.0, 0.5, 1.0, 2.0, 3.0)]
+    assert found == [0.0, 1.0, 2.0, 2.5, 3.0]
     assert interpolated(kls, rewards, 5.0) == 4.0  # its last slope goes on
-    assert interpolated(kls[::-1], rewards[::-1], 2.0) == 2.5
+    assert interpolated(kls[:, ::-1], rewards[:, ::-1], 2.0) == 2.5
+    assert interpolated(np.array([[0.0, 1.0], [0.0, 2.0]]), np.array([[0.0, 1.0], [0.0, 1.0]]), 1.0).tolist() == [
+        1,
+        0.5,
+    ]
 
 
 def test_rewards_are_compared_where_both_curves_reach():
@@ -54,7 +59,7 @@ def test_intervals_are_of_prompts_drawn_together():
     assert values[LEAD]["low"] == pytest.approx(1.0) == values[LEAD]["high"]
 
 
-def judged(lab, system, prompts, seed, objective, policy, others):
+def judged(lab, system, prompts, seed, objective, policy):
     strength = 0.0 if policy is None else policy
     return [
         {
@@ -74,6 +79,7 @@ def lab(monkeypatch):
     monkeypatch.setattr(training_time, "judged", judged)
     monkeypatch.setattr(training_time, "sampled", lambda lab, model: None)
     monkeypatch.setattr(training_time, "guide", lambda base, arms, alpha: alpha)
+    monkeypatch.setattr(training_time, "ImplicitRewardModel", lambda tuned, reference: tuned)
     monkeypatch.setattr(training_time, "trained_arm", lambda lab, training: training)
     monkeypatch.setattr(training_time, "trained_policy", lambda lab, training: 1 / training.beta)
     return SimpleNamespace(fast=True, strong=None, prompts=list("abcdef"), seeds=range(2), pairs_to_train_on=2)
@@ -83,12 +89,12 @@ def test_the_claim_compares_all_systems(lab, tmp_path):
     rows = training_time.run(lab, tmp_path, lambda message: None)
     lines = read(tmp_path / "samples.jsonl")
     means = [row for row in rows if row["table"] == "Held-out prompts"]
-    assert len(means) == 1 + 4 + 2 + 2
+    assert len(means) == 1 + 4 + 2 + 4 + 2
     for row in means:
         own = [line for line in lines if all(line[name] == value for name, value in row["where"].items())]
         assert row["values"]["reward"]["mean"] == pytest.approx(sum(line["reward"] for line in own) / len(own))
     # reward grows with KL alike for all, so nobody is better at equal KL
     assert all(abs(row["values"][LEAD]["mean"]) < 1e-9 for row in rows if row["table"] != "Held-out prompts")
-    assert len(training_time.findings(rows)) == 3
+    assert len(training_time.findings(rows)) == 4
     training_time.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
