@@ -32,6 +32,7 @@ def points(shift):
                         "weight of helpful": weight,
                         "helpful": 4 * weight + claim.REFERENCE[0] + shift * at + noise,
                         "harmless": 4 * (1 - weight) + claim.REFERENCE[1] - noise,
+                        "kl": 2.0 * weight * at,
                     }
 
 
@@ -42,7 +43,7 @@ def test_fronts_of_known_area():
     assert rows[claim.GENARM_2]["hypervolume"]["mean"] == pytest.approx(6.0 + 4.0)
     lead = rows[claim.GENARM][claim._LEAD]
     assert lead["mean"] == pytest.approx(4.0) and lead["low"] > 0
-    assert claim._LEAD not in rows[claim.GENARM_2]
+    assert claim._LEAD not in rows[claim.GENARM_2] and rows[claim.FRONTS[3]][claim._KL]["mean"] == pytest.approx(3.0)
     # the last system has moved furthest to the right, and all of the best front is its
     assert rows[claim.FRONTS[-1]][claim._DISTANCE]["mean"] == pytest.approx(0.0)
     distances = [rows[system][claim._DISTANCE]["mean"] for system in claim.FRONTS]
