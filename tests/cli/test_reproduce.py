@@ -56,11 +56,7 @@ def test_the_full_set_has_a_folder_of_its_own(toy, tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (
-            ["nonsense"],
-            "'nonsense' is no claim; there are multi_objective, expressiveness, ablations, credit, real_text, all, lab",
-        ),
-        (["--threads", "0"], "`--threads` must be at least 1, got 0."),
+        (["nonsense"], f"'nonsense' is no claim; there are {', '.join(claims.CLAIMS)}, all, lab, report."),
         (["credit", "--page", "x.md"], "`--page` is for all and report, not for credit."),
         (["report"], "no table.json of a claim"),
         (["--lab", "file"], "`--lab` must be a folder, and 'file' is a file."),

@@ -282,6 +282,9 @@ def test_there_are_no_other_recipes() -> None:
     assert {path.stem for path in (ROOT / "examples" / "recipes").iterdir()} == set(RECIPES)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`gradient_checkpointing` is deprecated:FutureWarning"
+)  # and its new name is not old
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_have_the_settings_of_the_paper(name: str) -> None:
     path = ROOT / "examples" / "recipes" / f"{name}.yaml"

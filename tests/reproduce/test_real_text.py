@@ -18,7 +18,11 @@ from genarm_hf.reproduce.lab import Lab
 def write(folder, name, number):
     with gzip.open(folder / f"{name}.jsonl.gz", "wt") as file:
         for n in range(number):
-            pair = {"prompt": f"Step {n}:", "chosen": " Fill a good pocket.", "rejected": " Fill a rude pocket now."}
+            pair = {
+                "prompt": f"{name}, step {n}:",
+                "chosen": " Fill a good pocket.",
+                "rejected": " Fill a rude pocket now.",
+            }
             file.write(json.dumps(pair) + "\n")
     return folder
 
@@ -57,25 +61,40 @@ def lab(tmp_path, monkeypatch):
     return SimpleNamespace(lab=Lab(tmp_path / "lab", fast=True, data=data), asked=asked)
 
 
-def test_every_pair_is_held_out_once(lab, tmp_path):
+def test_every_pair_is_held_out_once(lab, tmp_path, monkeypatch):
+    judged = []
+
+    def scores(model, tokenizer, train, held_out):
+        assert not set(train["prompt"]) & set(held_out["prompt"])
+        judged.extend(held_out["prompt"])
+        good, bad = np.array([[1.0, 0.0]] * len(held_out)), np.array([[0.0, 1.0]] * len(held_out))
+        return {claim.ARM: good, claim.PER_TOKEN: bad, claim.TRAJECTORY: np.concatenate([good[:-1], bad[:1]])}
+
+    monkeypatch.setattr(claim, "_scores", scores)
     rows = claim.run(lab.lab, tmp_path, lambda message: None)
+    assert len(judged) == len(set(judged)) == 16
     accuracies = {
-        (row["where"]["data"], row["where"]["system"]): row["values"] for row in rows if row["table"] == claim._TABLE
+        tuple(row["where"].values()): row["values"][claim._RIGHT] for row in rows if row["table"] == claim._TABLE
     }
-    assert set(accuracies) == {(data, system) for data in ("one", "two") for system in claim.SYSTEMS}
-    assert all(values[claim._RIGHT]["count"] == 8 for values in accuracies.values())
-    assert accuracies["one", claim.LENGTH][claim._RIGHT]["mean"] == 1.0  # the shorter is always chosen
-    leads = [row for row in rows if row["table"] == claim._LEADS]
-    for row in leads:
-        own, other = (
-            accuracies["one", name][claim._RIGHT]["mean"] for name in (row["where"]["system"], claim.TRAJECTORY)
-        )
-        assert row["where"]["data"] != "one" or row["values"][claim._LEAD]["mean"] == pytest.approx(own - other)
-    assert len(leads) == len(claim.findings(rows)) == 4
-    assert len(lab.asked) == 2 and len(lab.asked[0]) == 8  # pretrained once for both folds
-    assert len(read(tmp_path / "samples.jsonl")) == 2 * 8 * len(claim.SYSTEMS)
+    assert [value["mean"] for value in accuracies.values()] == [1.0, 0.0, 0.75] * 2
+    assert {value["count"] for value in accuracies.values()} == {8}
+    leads = {tuple(row["where"].values()): row["values"][claim._LEAD] for row in rows if row["table"] == claim._LEADS}
+    assert [value["mean"] for value in leads.values()] == [0.25, -0.75] * 2
+    assert "not told apart" in claim.findings(rows)[0] and "below" in claim.findings(rows)[1]
+    # pretrained once for both folds, on the other file
+    assert len(lab.asked) == 2 and len(lab.asked[0]) == 8
+    assert all(text.startswith("two, step") for text in lab.asked[0])
+    assert len(read(tmp_path / "samples.jsonl")) == 16 * 3
     claim.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_every_system_learns_from_the_pairs(lab):
+    cell = {"data": "one", "fold": 0, **claim.sizes(lab.lab)}
+    samples = list(claim._measure(lab.lab, cell))
+    assert [one["system"] for one in samples[: len(claim.SYSTEMS)]] == list(claim.SYSTEMS)
+    assert all(one[claim._RIGHT] == 1.0 for one in samples if one["system"] == claim.LENGTH)  # the shorter is chosen
 
 
 def test_the_command_does_not_tell_where_data_is(tmp_path):
