@@ -48,10 +48,10 @@ def bench_preferences(
     scores: dict[str, list[Array]] = {}
     sizes: list[Array] = []
     for train, held_out in folds_by_prompt(data, folds, seed):
-        before, after, lengths = _train_and_read(*make_model(), train, held_out, seed, training or {})
+        before, after, lengths = train_and_read(*make_model(), train, held_out, seed, training or {})
         found = {"reward model": after, "before training": before, "what training changed": after - before}
-        found["length alone"] = _by_length(train, held_out)
-        found["bag of words"] = _by_words(train, held_out)
+        found["length alone"] = by_length(train, held_out)
+        found["bag of words"] = by_words(train, held_out)
         for name, values in found.items():
             scores.setdefault(name, []).append(values)
         sizes.append(lengths)
@@ -68,7 +68,7 @@ def _row(name: str, scores: Array, lengths: Array, folds: Sequence[Accuracy]) ->
     return {"system": name, **kept, "accuracy_of_folds": [fold.value for fold in folds]}
 
 
-def _train_and_read(
+def train_and_read(
     model: Any, tokenizer: Any, train: Any, held_out: Any, seed: int, options: dict[str, Any]
 ) -> tuple[Array, Array, Array]:
     """Log-probabilities `(pairs, 2)` of held-out responses before and after training, and their lengths in tokens."""
@@ -95,7 +95,7 @@ def _train_and_read(
 # ---------------------------------------------------------------------- baselines
 
 
-def _by_length(train: Any, held_out: Any) -> Array:
+def by_length(train: Any, held_out: Any) -> Array:
     """Scores `(pairs, 2)` that prefer what is longer, or shorter, whichever is right more often in training."""
 
     def lengths(rows: Any) -> Array:
@@ -105,7 +105,7 @@ def _by_length(train: Any, held_out: Any) -> Array:
     return lengths(held_out) * (1.0 if (seen[:, 0] > seen[:, 1]).sum() >= (seen[:, 0] < seen[:, 1]).sum() else -1.0)
 
 
-def _by_words(train: Any, held_out: Any) -> Array:
+def by_words(train: Any, held_out: Any) -> Array:
     """Scores `(pairs, 2)` of a logistic regression on the difference of word counts."""
     from scipy.sparse import vstack
     from sklearn.feature_extraction.text import CountVectorizer

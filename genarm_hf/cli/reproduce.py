@@ -32,6 +32,10 @@ class ReproduceOptions:
             "metavar": "DIR",
         },
     )
+    data: str = field(
+        default="",
+        metadata={"help": "folder of real preference pairs, files *.jsonl.gz (claim real_text)", "metavar": "DIR"},
+    )
     page: str = field(
         default="", metadata={"help": "the page that report writes; default: results.md in DIR", "metavar": "FILE"}
     )
@@ -80,6 +84,8 @@ def _check(options: ReproduceOptions, claims: list[str]) -> None:
         raise UsageError(f"reproduce: `--threads` must be at least 1, got {options.threads}.")
     if options.page and options.claim not in (_ALL, _REPORT):
         raise UsageError(f"reproduce: `--page` is for {_ALL} and {_REPORT}, not for {options.claim}.")
+    if options.data and not Path(options.data).is_dir():
+        raise UsageError(f"reproduce: `--data` must be a folder of preference pairs, got {options.data!r}.")
     for name in ("output", "lab"):
         if getattr(options, name) and Path(getattr(options, name)).is_file():
             raise UsageError(f"reproduce: `--{name}` must be a folder, and {getattr(options, name)!r} is a file.")
@@ -91,7 +97,8 @@ def _open_lab(options: ReproduceOptions) -> "Lab":
     from ..reproduce.lab import Lab, default_folder
 
     torch.set_num_threads(options.threads)
-    return Lab(Path(options.lab) if options.lab else default_folder(), options.fast)
+    folder = Path(options.lab) if options.lab else default_folder()
+    return Lab(folder, options.fast, Path(options.data) if options.data else None)
 
 
 def _pretrain(options: ReproduceOptions) -> None:
@@ -103,10 +110,14 @@ def _pretrain(options: ReproduceOptions) -> None:
 
 
 def _reproduce(claim: str, options: ReproduceOptions, output: Path) -> None:
-    from ..reproduce.claims import reproduce
+    from ..reproduce.claims import reproduce, skipped
     from ..reproduce.page import tables
 
     lab = _open_lab(options)
+    reason = skipped(claim, lab)
+    if reason:
+        print(paragraph(f"{claim}. {reason}") + "\n")
+        return
     described = ", ".join(f"{key}: {value}" for key, value in lab.describe().items())
     print(paragraph(f"{claim}. {described}."))
     with quiet():

@@ -14,12 +14,24 @@ from ..files import written_whole
 from .lab import Lab
 
 CLAIMS = {
+    "test_time": 1,
+    "training_time": 2,
+    "weak_to_strong": 3,
+    "multi_objective": 4,
     "expressiveness": 5,
+    "ablations": 6,
     "credit": 7,
+    "real_text": 8,
 }
 """Name of a claim, which is that of its module, to its number; in the order in which they run."""
 
 TABLE, FIGURE = "table.json", "figure.png"
+
+
+def skipped(name: str, lab: Lab) -> str | None:
+    """Why a claim cannot be measured with this lab, in a sentence; None where it can."""
+    module: Any = import_module(f".{name}", __package__)
+    return module.skipped(lab) if hasattr(module, "skipped") else None
 
 
 def reproduce(name: str, lab: Lab, output: Path, progress: Callable[[str], Any] = lambda message: None) -> dict:
@@ -43,7 +55,7 @@ def reproduce(name: str, lab: Lab, output: Path, progress: Callable[[str], Any] 
         "title": module.TITLE,
         "paper": module.CLAIM,
         "findings": module.findings(rows),
-        "command": shlex.join(["genarm-hf", "reproduce", name, *(["--fast"] if lab.fast else [])]),
+        "command": _command(name, lab, module),
         "lab": lab.describe(),
         "environment": environment(),
         "seconds_of_last_run": round(time.perf_counter() - started, 1),
@@ -58,3 +70,9 @@ def reproduce(name: str, lab: Lab, output: Path, progress: Callable[[str], Any] 
     except ImportError as error:
         progress(f"{name}: no figure was drawn. {error}")
     return found
+
+
+def _command(name: str, lab: Lab, module: Any) -> str:
+    """What to type; where the data is on this machine is nobody's business."""
+    data = ["--data", "DIR"] if hasattr(module, "skipped") else []
+    return shlex.join(["genarm-hf", "reproduce", name, *data, *(["--fast"] if lab.fast else [])])

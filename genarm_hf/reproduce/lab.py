@@ -40,10 +40,12 @@ class Lab:
     Attributes:
         folder: where models and texts are kept.
         fast: smaller and quicker, to see that everything works.
+        data: folder of real preference pairs, for claims about these.
     """
 
     folder: Path
     fast: bool = False
+    data: Path | None = None
 
     @property
     def seeds(self) -> range:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import random
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from ..modeling_genarm import AutoregressiveRewardModel
+from ..playground.preferences import PreferencePair
 from .lab import Lab
 
 
@@ -29,6 +31,8 @@ class ArmTraining:
         batch_size: pairs a step.
         label_scale: of the judge, per point (`Lab.pairs`).
         length_normalize: train on log-probabilities per token.
+        margin: of the loss, inside the sigmoid.
+        flipped: share of the labels that are turned round.
     """
 
     objective: str
@@ -41,6 +45,19 @@ class ArmTraining:
     batch_size: int = 8
     label_scale: float = 1.0
     length_normalize: bool = False
+    margin: float = 0.0
+    flipped: float = 0.0
+
+
+def training_pairs(lab: Lab, training: ArmTraining) -> list[PreferencePair]:
+    """The pairs of a training, some of them with the wrong label where it says so."""
+    rng = random.Random(f"{training.seed} flipped")
+    return [
+        PreferencePair(prompt=pair["prompt"], chosen=pair["rejected"], rejected=pair["chosen"])
+        if rng.random() < training.flipped
+        else pair
+        for pair in lab.pairs(training.objective, training.pairs, training.seed, training.label_scale)
+    ]
 
 
 def trained_arm(lab: Lab, training: ArmTraining) -> AutoregressiveRewardModel:
@@ -66,12 +83,57 @@ def trained_trajectory_reward(lab: Lab, training: ArmTraining) -> Any:
     from ..baselines.trajectory_rewards import from_causal_lm
 
     settings = {**asdict(training), "base": lab.strong_settings()}
-    for name in ("beta", "backbone", "length_normalize"):
+    for name in ("beta", "backbone", "length_normalize", "margin"):
         del settings[name]
     folder = lab.trained(
         f"trajectory-{training.objective}", settings, lambda draft: _train_trajectory(lab, training, draft)
     )
     return PeftModel.from_pretrained(from_causal_lm(lab.strong), folder).eval()
+
+
+def trained_prefix_value(lab: Lab, training: ArmTraining) -> Any:
+    """A token classifier that says of unfinished replies what that trajectory-level reward model will say of them.
+
+    It learns from the replies of the training's pairs, which are the base's own (CD-FUDGE, arXiv 2310.17022), as many
+    as there are pairs, so that it reads half of what the reward model reads.
+    """
+    from peft import PeftModel
+
+    from ..baselines.trajectory_rewards import from_causal_lm
+
+    settings = {**asdict(training), "base": lab.strong_settings()}
+    for name in ("beta", "backbone", "length_normalize", "margin"):
+        del settings[name]
+    folder = lab.trained(f"value-{training.objective}", settings, lambda draft: _train_value(lab, training, draft))
+    return PeftModel.from_pretrained(from_causal_lm(lab.strong, per_token=True), folder).eval()
+
+
+def _train_value(lab: Lab, training: ArmTraining, folder: Path) -> None:
+    from transformers import TrainingArguments
+
+    from ..baselines.reward_training import train_prefix_value
+    from ..baselines.trajectory_rewards import TrajectoryReward, from_causal_lm
+
+    rng = random.Random(training.seed)  # of a pair, either reply: the base's, whatever the label
+    texts = [(pair["prompt"], rng.choice([pair["chosen"], pair["rejected"]])) for pair in training_pairs(lab, training)]
+    reward = TrajectoryReward(trained_trajectory_reward(lab, training), lab.tokenizer)
+    points = reward.score(*zip(*texts, strict=True), batch_size=64).tolist()
+    rows = [
+        {
+            "prompt_ids": lab.tokenizer(prompt)["input_ids"],
+            "response_ids": [*lab.tokenizer(reply)["input_ids"], lab.tokenizer.eos_token_id],
+            "reward": one,
+        }
+        for (prompt, reply), one in zip(texts, points, strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        args = TrainingArguments(output_dir=scratch, lr_scheduler_type="cosine", **_shared_arguments(training))
+        with contextlib.redirect_stdout(io.StringIO()):
+            value = train_prefix_value(
+                from_causal_lm(lab.strong, per_token=True), rows, args, peft_config=lora(training.rank)
+            )
+        value.model.save_pretrained(folder)
 
 
 def _train_trajectory(lab: Lab, training: ArmTraining, folder: Path) -> None:
@@ -80,13 +142,13 @@ def _train_trajectory(lab: Lab, training: ArmTraining, folder: Path) -> None:
     from ..baselines.reward_training import train_trajectory_reward
     from ..baselines.trajectory_rewards import from_causal_lm
 
-    pairs = lab.pairs(training.objective, training.pairs, training.seed, training.label_scale)
+    pairs = training_pairs(lab, training)
     with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)  # head and adapter are drawn before the Trainer seeds
         args = TrainingArguments(output_dir=scratch, lr_scheduler_type="cosine", **_shared_arguments(training))
         with contextlib.redirect_stdout(io.StringIO()):  # the Trainer prints its times
             reward = train_trajectory_reward(
-                from_causal_lm(lab.strong), pairs, lab.tokenizer, args, peft_config=_lora(training.rank)
+                from_causal_lm(lab.strong), pairs, lab.tokenizer, args, peft_config=lora(training.rank)
             )
         reward.model.save_pretrained(folder)
 
@@ -96,7 +158,7 @@ def _train(lab: Lab, training: ArmTraining, folder: Path) -> None:
 
     from ..training import ARMTrainer
 
-    pairs = lab.pairs(training.objective, training.pairs, training.seed, training.label_scale)
+    pairs = training_pairs(lab, training)
     strong = training.backbone == "strong"
     model = lab.strong if strong else copy.deepcopy(lab.weak)
     with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
@@ -106,14 +168,15 @@ def _train(lab: Lab, training: ArmTraining, folder: Path) -> None:
             args=_arguments(training, scratch),
             train_dataset=pairs,
             processing_class=lab.tokenizer,
-            peft_config=_lora(training.rank) if strong else None,
+            peft_config=lora(training.rank) if strong else None,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.save_model(str(folder))
 
 
-def _lora(rank: int) -> Any:
+def lora(rank: int) -> Any:
+    """The adapter of everything that is trained on the strong base."""
     from peft import LoraConfig
 
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -127,6 +190,7 @@ def _arguments(training: ArmTraining, scratch: str) -> Any:
         objective=training.objective,
         beta=training.beta,
         length_normalize=training.length_normalize,
+        margin=training.margin,
         **_shared_arguments(training),
     )
 

@@ -106,20 +106,24 @@ def summarise(
     rows = []
     for key, group in groups.items():
         known = {field: [one for one in group if one.get(field) is not None] for field in fields}
-        values = {field: asdict(bootstrap_interval(_grid(some, field, units))) for field, some in known.items() if some}
+        values = {field: asdict(bootstrap_interval(grid(some, field, units))) for field, some in known.items() if some}
         rows.append({**titled, "where": dict(zip(by, key, strict=True)), "values": values})
     return rows
 
 
-def _grid(samples: Sequence[Sample], field: str, units: Sequence[str]) -> NDArray[np.float64]:
-    """Values of a field, a row for every first unit and a column for every second one; NaN where there is none."""
+def grid(samples: Sequence[Sample], field: str, units: Sequence[str] = ("seed", "prompt")) -> NDArray[np.float64]:
+    """Values of a field, a row for every first unit and a column for every second one; NaN where there is none.
+
+    Raises:
+        ValueError: two samples have the same units.
+    """
     first, second = ([sample[unit] for sample in samples] for unit in (units if len(units) == 2 else (units[0],) * 2))
     if len(units) == 1:
         first = [None] * len(second)
     rows, columns = ({unit: at for at, unit in enumerate(dict.fromkeys(kind))} for kind in (first, second))
-    grid = np.full((len(rows), len(columns)), np.nan)
+    values = np.full((len(rows), len(columns)), np.nan)
     for sample, row, column in zip(samples, first, second, strict=True):
-        if not np.isnan(grid[rows[row], columns[column]]):
+        if not np.isnan(values[rows[row], columns[column]]):
             raise ValueError(f"`units` {tuple(units)} must tell the samples of a row apart; two have {row}, {column}.")
-        grid[rows[row], columns[column]] = sample[field]
-    return grid
+        values[rows[row], columns[column]] = sample[field]
+    return values

@@ -56,11 +56,11 @@ def test_the_full_set_has_a_folder_of_its_own(toy, tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["nonsense"], "'nonsense' is no claim; there are expressiveness, credit, all, lab, report."),
-        (["--threads", "0"], "`--threads` must be at least 1, got 0."),
+        (["nonsense"], f"'nonsense' is no claim; there are {', '.join(claims.CLAIMS)}, all, lab, report."),
         (["credit", "--page", "x.md"], "`--page` is for all and report, not for credit."),
         (["report"], "no table.json of a claim"),
         (["--lab", "file"], "`--lab` must be a folder, and 'file' is a file."),
+        (["--data", "file"], "`--data` must be a folder of preference pairs, got 'file'."),
     ],
 )
 def test_bad_input(argv, said, tmp_path, monkeypatch, capsys):
@@ -68,3 +68,12 @@ def test_bad_input(argv, said, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     assert main(["reproduce", *argv]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_claim_that_lacks_its_data_is_skipped(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sys.modules["genarm_hf.reproduce.toy"].skipped = lambda lab: None if lab.data else "Skipped: no data."
+    assert main(["reproduce", "toy", "--fast", "--threads", "1", "--lab", "lab"]) == 0
+    assert "toy. Skipped: no data." in capsys.readouterr().out and not toy
+    assert main(["reproduce", "toy", "--fast", "--threads", "1", "--lab", "lab", "--data", "."]) == 0
+    assert "So it is." in capsys.readouterr().out

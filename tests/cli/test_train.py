@@ -270,6 +270,35 @@ def test_the_example_file_is_read() -> None:
     assert given.data == "Anthropic/hh-rlhf/harmless-base"
 
 
+RECIPES = {
+    "hh-llama-7b": (0.05, 5e-4, "cosine", 1, 32, False),
+    "pku-alpaca-7b-helpful": (0.5, 5e-4, "cosine", 1, 32, False),
+    "pku-alpaca-7b-harmless": (0.01, 5e-4, "cosine", 1, 32, False),
+    "tulu2-7b": (0.1, 5e-7, "linear", 3, 4, True),  # on 8 GPUs
+}
+
+
+def test_there_are_no_other_recipes() -> None:
+    assert {path.stem for path in (ROOT / "examples" / "recipes").iterdir()} == set(RECIPES)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`gradient_checkpointing` is deprecated:FutureWarning"
+)  # and its new name is not old
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_have_the_settings_of_the_paper(name: str) -> None:
+    path = ROOT / "examples" / "recipes" / f"{name}.yaml"
+    given = train.parser().parse(["--config", str(path), "--use-cpu", "--bf16=false"])
+    train._check(given)
+    args = train._arguments(given)
+    settings = (args.beta, args.learning_rate, args.lr_scheduler_type, args.num_train_epochs)
+    assert (*settings, args.per_device_train_batch_size, given.full) == RECIPES[name]
+    assert given.full or (given.lora_r, given.lora_alpha, given.lora_dropout) == (8, 16, 0.05)
+    assert name in (ROOT / "docs" / "how-to" / "reproduce-at-scale.md").read_text(encoding="utf-8")
+    # the first lines say how it is run, from the root of the repository
+    assert f"--config examples/recipes/{name}.yaml" in path.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -1,0 +1,270 @@
+"""Claim 4: two objectives traded off at run time, against soups, mixtures, and training one model per trade-off.
+
+Helpfulness and harmlessness conflict in this world. Each has an ARM and a model tuned by DPO, on the same pairs. (DPO's
+beta of 0.03 and learning rate of 5e-3 are those of claim 2: with an ARM's, so short a training hardly leaves the base.
+How far each front is from the base is in the table.) Every system gives several policies, from harmlessness alone to
+helpfulness alone:
+
+- GenARM: alphas of both ARMs in these shares, summing up to 1, and to 2 (which costs it nothing to try);
+- MOD (arXiv 2406.18853): both DPO models mixed token by token, with weights likewise summing up to 1, and to 2;
+- Rewarded Soups (arXiv 2306.04488): their weights averaged;
+- retrained: a DPO model for each trade-off, on labels of a judge who weighs the two objectives so.
+
+How good they are together is the area that they dominate (hypervolume), and how far they are from the best points
+of all systems (inverted generational distance). Intervals resample prompts and seeds, with a front for each resample.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..evaluation import bootstrap_interval, hypervolume, inverted_generational_distance, non_dominated
+from ..modeling_genarm import AutoregressiveRewardModel
+from ..playground import score
+from ..playground.preferences import PreferencePair, preference_probability
+from .drawing import Drawn, Generate, draw
+from .figures import Panel, draw_panels
+from .lab import Lab
+from .models import ArmTraining, trained_arm
+from .policies import PolicyTraining, policy_folder
+from .samples import SAMPLES, Row, Sample, collect, grid, summarise
+
+TITLE = "Several objectives: trade-offs chosen at run time"
+CLAIM = (
+    "With one ARM an objective, weights are chosen at decoding; the Pareto front dominates that of Rewarded Soups, and "
+    "nothing is trained again for another trade-off."
+)
+
+OBJECTIVES = HELPFUL, HARMLESS = ("helpful", "harmless")
+BASE, GENARM, GENARM_2, MOD, MOD_2, SOUPS, RETRAINED = (
+    "base",
+    "GenARM, alphas sum to 1",
+    "GenARM, alphas sum to 2",
+    "MOD of DPO models, sum 1",
+    "MOD of DPO models, sum 2",
+    "Rewarded Soups of DPO models",
+    "DPO, one model a weight",
+)
+FRONTS = (GENARM, GENARM_2, MOD, MOD_2, SOUPS, RETRAINED)
+REFERENCE = (-8.0, -5.0)
+"""Points below these count for nothing: two to four standard deviations of a reply's points below the base."""
+_POINTS = "Points of the fronts"
+_FRONTS = "Fronts: computed of their points, anew for each resample"
+_COSTS = "What a front takes: all trade-offs, all prompts"
+_AREA, _LEAD, _DISTANCE = "hypervolume", "hypervolume of GenARM (sum 2) minus it", "distance to the best front (IGD)"
+_KL = "mean KL to base"
+_TRAINED, _CALLS, _PASSES, _SECONDS = FIELDS = ("models trained", "generate() calls", "passes over weights", "seconds")
+
+
+def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
+    """Draw every system's replies at every weight, and compare the fronts."""
+    size = sizes(lab)
+    cells = [{"system": system, "seed": seed, **size} for system in (BASE, *FRONTS) for seed in lab.seeds[:2]]
+    samples = collect(output / SAMPLES, cells, lambda cell: _draw(lab, cell), progress)
+    replies = [one for one in samples if "prompt" in one]
+    return [
+        *summarise(replies, ("system", "weight of helpful"), (*OBJECTIVES, "kl"), table=_POINTS),
+        *front_rows(replies),
+        *summarise([one for one in samples if _PASSES in one], ("system",), FIELDS, ("seed",), table=_COSTS),
+    ]
+
+
+def sizes(lab: Lab) -> dict[str, int]:
+    """Trade-offs of a front, prompts, and pairs of a training: each trade-off is a training for one of the systems."""
+    return {"trade-offs": 3 if lab.fast else 5, "prompts": 20 if lab.fast else 60, "pairs": 200 if lab.fast else 400}
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """Which front is best, by how much, and at what price."""
+    fronts = {row["where"]["system"]: row["values"] for row in rows if row["table"] == _FRONTS}
+    costs = {row["where"]["system"]: row["values"] for row in rows if row["table"] == _COSTS}
+    best = max(fronts, key=lambda system: fronts[system][_AREA]["mean"])
+    found = [f"The largest hypervolume is that of {best} ({fronts[best][_AREA]['mean']:.1f})."]
+    for system in (MOD, MOD_2, SOUPS, RETRAINED):
+        lead = fronts[system][_LEAD]
+        verdict = "larger" if lead["low"] > 0 else "smaller" if lead["high"] < 0 else "not told apart"
+        found.append(
+            f"GenARM (alphas sum to 2) against {system}: hypervolume {verdict}, by {lead['mean']:.1f} "
+            f"({lead['low']:.1f} to {lead['high']:.1f}); mean KL {fronts[GENARM_2][_KL]['mean']:.1f} against "
+            f"{fronts[system][_KL]['mean']:.1f} nats."
+        )
+    calls = "; ".join(
+        f"{system}: {costs[system][_TRAINED]['mean']:.0f} models trained, {costs[system][_CALLS]['mean']:.0f} calls, "
+        f"{costs[system][_PASSES]['mean']:.0f} passes"
+        for system in (GENARM_2, MOD, SOUPS, RETRAINED)
+    )
+    return [*found, f"GenARM and MOD decode all trade-offs in one batch, a row each. A front takes: {calls}."]
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Harmlessness against helpfulness, a line a system."""
+    panel = Panel("trade-offs (oracle points)", "helpful", "harmless")
+    for row in rows:
+        if row["table"] == _POINTS:
+            point = (row["values"][HELPFUL]["mean"], row["values"][HARMLESS])
+            panel.lines.setdefault(row["where"]["system"], []).append(point)
+    draw_panels([panel], path, width=7.0)
+
+
+# ---------------------------------------------------------------------- drawing
+
+
+def _draw(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
+    """Replies of a system at every weight, and what they cost."""
+    if cell["system"] == BASE:
+        rows: list[tuple[float | None, int]] = [(None, number) for number in range(cell["prompts"])]
+        prompts = lab.prompts[: cell["prompts"]]
+        yield from _labelled(rows, draw(lab, _plain(lab.strong), prompts, cell["seed"], OBJECTIVES))
+        return
+    calls = list(_calls(lab, cell))
+    for rows, drawn in calls:
+        yield from _labelled(rows, drawn)
+    yield {
+        _TRAINED: cell["trade-offs"] if cell["system"] == RETRAINED else len(OBJECTIVES),
+        _CALLS: sum(drawn.calls for _, drawn in calls),
+        _PASSES: sum(drawn.passes for _, drawn in calls),
+        _SECONDS: sum(drawn.seconds for _, drawn in calls),
+    }
+
+
+def _labelled(rows: Sequence[tuple[float | None, int]], drawn: Drawn) -> Iterator[Sample]:
+    for (weight, prompt), sample in zip(rows, drawn.samples, strict=True):
+        yield {"weight of helpful": weight, "prompt": prompt, **sample}
+
+
+def _calls(lab: Lab, cell: Mapping[str, Any]) -> Iterator[tuple[list[tuple[float | None, int]], Drawn]]:
+    """Rows of weight and prompt with their replies: all weights in one batch, or a batch a weight."""
+    system, prompts = cell["system"], lab.prompts[: cell["prompts"]]
+    weights = np.linspace(0, 1, cell["trade-offs"]).tolist()
+    if system in (SOUPS, RETRAINED):
+        for weight in weights:
+            policy = _plain((_soup if system == SOUPS else tuned)(lab, weight, cell))
+            rows = [(weight, number) for number in range(len(prompts))]
+            yield list(rows), draw(lab, policy, prompts, cell["seed"], OBJECTIVES)
+        return
+    rows = [(weight, number) for number in range(len(prompts)) for weight in weights]
+    total = 2.0 if system in (GENARM_2, MOD_2) else 1.0
+    alpha = total * torch.tensor([[weight, 1 - weight] for weight, _ in rows])
+    policy = (_genarm if system in (GENARM, GENARM_2) else _mod)(lab, cell)
+    yield list(rows), draw(lab, policy, [prompts[number] for _, number in rows], cell["seed"], OBJECTIVES, alpha)
+
+
+def _plain(model: Any) -> Generate:
+    return lambda alpha, **kwargs: model.generate(**kwargs)
+
+
+def _genarm(lab: Lab, cell: Mapping[str, Any]) -> Generate:
+    """Each row has its own trade-off; base and ARMs run in one pass over the base's weights."""
+    arms = [trained_arm(lab, ArmTraining(objective, cell["seed"], cell["pairs"])) for objective in OBJECTIVES]
+    return lambda alpha, **kwargs: lab.strong.generate(reward_models=arms, alpha=alpha, share_backbone=True, **kwargs)
+
+
+def _mod(lab: Lab, cell: Mapping[str, Any]) -> Generate:
+    from ..baselines.mod import mod
+
+    models = [tuned(lab, weight, cell) for weight in (1.0, 0.0)]
+    return lambda alpha, **kwargs: mod(lab.strong, models, alpha, **kwargs)
+
+
+def _soup(lab: Lab, weight: float, cell: Mapping[str, Any]) -> Any:
+    from ..baselines.rewarded_soups import rewarded_soup
+
+    return rewarded_soup([tuned(lab, one, cell) for one in (1.0, 0.0)], [weight, 1 - weight])
+
+
+# ---------------------------------------------------------------------- training
+
+
+def tuned(lab: Lab, weight: float, cell: Mapping[str, Any]) -> Any:
+    """The strong base tuned by DPO for one trade-off: a LoRA adapter on the weights of `lab.strong`.
+
+    Args:
+        lab: of base and replies.
+        weight: of helpfulness.
+        cell: `seed` and number of `pairs`.
+    """
+    objective = {0.0: HARMLESS, 1.0: HELPFUL}.get(weight, f"mixed-{weight:g}")
+    training = PolicyTraining("dpo", objective, cell["seed"], cell["pairs"], beta=0.03, learning_rate=5e-3)
+    folder = policy_folder(lab, training, lambda: mixed_pairs(lab, weight, cell["pairs"], cell["seed"]))
+    return AutoregressiveRewardModel.from_pretrained(folder, base_model=lab.strong).eval()
+
+
+def mixed_pairs(lab: Lab, weight: float, n: int, seed: int) -> list[PreferencePair]:
+    """The replies that ARMs are trained on, labelled by a judge who weighs the objectives; alone, by the same draws."""
+    if weight in (0.0, 1.0):
+        return lab.pairs(HELPFUL if weight else HARMLESS, n, seed)
+    rng = random.Random(f"{seed} {weight}")
+    return [_relabelled(pair, weight, rng) for pair in lab.pairs(HELPFUL, n, seed)]
+
+
+def _relabelled(pair: PreferencePair, weight: float, rng: random.Random) -> PreferencePair:
+    prompt, first, second = pair["prompt"], pair["chosen"], pair["rejected"]
+    points = [score(objective, prompt, first) - score(objective, prompt, second) for objective in OBJECTIVES]
+    kept = rng.random() < preference_probability(weight * points[0] + (1 - weight) * points[1])
+    return pair if kept else PreferencePair(prompt=prompt, chosen=second, rejected=first)
+
+
+# ---------------------------------------------------------------------- fronts
+
+
+def front_rows(samples: Sequence[Sample]) -> list[Row]:
+    """A row for each front: its area, by how much GenARM's is larger, and its distance to the best of all.
+
+    Args:
+        samples: replies of all systems, all with the same prompts and seeds.
+    """
+    weights = sorted({one["weight of helpful"] for one in samples} - {None})
+    replies = {
+        key: [one for one in samples if (one["system"], one["weight of helpful"]) == key]
+        for key in product(FRONTS, weights)
+    }
+    points = [grid(some, objective) for some in replies.values() for objective in OBJECTIVES]
+    own = FRONTS.index(GENARM_2)
+    rows = []
+    for at, system in enumerate(FRONTS):
+        statistics = {
+            _AREA: lambda front, at=at: _area(front[at]),
+            _LEAD: lambda front, at=at: _area(front[own]) - _area(front[at]),
+            _DISTANCE: lambda front, at=at: _distance(front[at], front),
+        }
+        values = {
+            name: asdict(bootstrap_interval(*points, statistic=partial(_of_fronts, of), resamples=1000))
+            for name, of in statistics.items()
+        }
+        if at == own:
+            del values[_LEAD]
+        distances = [grid(replies[system, weight], "kl") for weight in weights]
+        values[_KL] = asdict(bootstrap_interval(np.mean(distances, 0)))
+        rows.append({"table": _FRONTS, "where": {"system": system}, "values": values})
+    return rows
+
+
+def _of_fronts(of: Callable[[NDArray[np.float64]], float], *points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A number of fronts `(systems, weights, objectives)`, for each resample.
+
+    Args:
+        of: the number.
+        *points: `(resamples, seeds, prompts)`, in the order of systems, weights and objectives.
+    """
+    means = np.stack([values.mean((-2, -1)) for values in points], -1)
+    fronts = means.reshape(len(means), len(FRONTS), -1, len(OBJECTIVES))
+    return np.array([of(front) for front in fronts])
+
+
+def _area(points: NDArray[np.float64]) -> float:
+    return hypervolume(points, REFERENCE)
+
+
+def _distance(points: NDArray[np.float64], fronts: NDArray[np.float64]) -> float:
+    """From each of the best points of all systems that count to the nearest of these points, on average."""
+    every = fronts.reshape(-1, len(OBJECTIVES))
+    every = every[(every > REFERENCE).all(-1)]
+    return inverted_generational_distance(points, every[non_dominated(every)])

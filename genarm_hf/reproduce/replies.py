@@ -1,0 +1,98 @@
+"""What systems reply to prompts, and what every reply is worth and costs: the samples of claims about systems."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..evaluation import distinct_n
+from ..evaluation.costs import counting
+from ..evaluation.runner import batch_seed
+from ..evaluation.systems import from_decoder, guided, reply_logprobs
+from ..playground import score
+from ..playground.preferences import MAX_NEW_TOKENS
+from .lab import Lab
+from .samples import Sample
+
+BATCH = 64
+WRITING = {"max_new_tokens": MAX_NEW_TOKENS}
+SAMPLING = {**WRITING, "do_sample": True, "top_k": 0}
+"""Options of `generate()`: the model's own distribution, at temperature 1."""
+
+REWARD, KL, PERPLEXITY, DISTINCT = "reward", "KL", "base perplexity", "distinct-2"
+QUALITY = (REWARD, KL, PERPLEXITY, DISTINCT)
+BASE_TOKENS, OTHER_TOKENS, SECONDS = "base tokens per token", "other tokens per token", "seconds per 128 tokens"
+COSTS = ("base forwards", BASE_TOKENS, OTHER_TOKENS, SECONDS)
+
+
+def sampled(lab: Lab, model: Any, **options: Any) -> Any:
+    """A model's samples, guided or not, as a system for [`judged`]."""
+    return guided(model, lab.tokenizer, keep_ids=True, **SAMPLING, **options)
+
+
+def decoded(lab: Lab, decode: Callable[..., Any], reward: Any, **options: Any) -> Any:
+    """A test-time baseline on the strong base as a system for [`judged`]."""
+    return from_decoder(decode, lab.strong, lab.tokenizer, reward, keep_ids=True, **WRITING, **options)
+
+
+def judged(
+    lab: Lab,
+    system: Any,
+    prompts: Sequence[str],
+    seed: int,
+    objective: str,
+    policy: Any = None,
+    others: Mapping[str, Any] | None = None,
+) -> list[Sample]:
+    """Let a system reply once to each prompt.
+
+    Args:
+        lab: whose strong base is what distance and fluency are measured from.
+        system: as [`sampled`] and [`decoded`] make them.
+        prompts: all are replied to, by batches.
+        seed: of the draws.
+        objective: whose oracle judges.
+        policy: a model, guided or not, whose samples the replies are. None: unknown, and so is the divergence.
+        others: models besides the base that the system asks, by any names.
+
+    Returns:
+        A sample a prompt: `reward`, points of the oracle; `KL`, the log-ratio of policy and base in nats, whose mean
+        estimates the divergence; `base perplexity` of the reply; `distinct-2` of all replies together; costs of its
+        batch: passes of the base, tokens that base and others read for every token written, seconds per 128 of these.
+    """
+    samples: list[Sample] = []
+    for start in range(0, len(prompts), BATCH):
+        batch = list(prompts[start : start + BATCH])
+        numbers = range(start, start + len(batch))
+        with counting(base=lab.strong, **(others or {})) as costs:
+            replies = system(batch, batch_seed(seed, 0, numbers))
+        spent = _costs(costs, sum(reply["tokens"] for reply in replies))
+        lines = [{"prompt": prompt, **reply} for prompt, reply in zip(batch, replies, strict=True)]
+        worth = _worth(lab, lines, objective, policy)
+        samples += [{"prompt": number, **one, **spent} for number, one in zip(numbers, worth, strict=True)]
+    variety = distinct_n([sample["reply"] for sample in samples], 2)
+    return [{**sample, DISTINCT: variety} for sample in samples]
+
+
+def _worth(lab: Lab, lines: Sequence[Mapping[str, Any]], objective: str, policy: Any) -> list[Sample]:
+    base = [sum(row) for row in reply_logprobs(lab.strong, lab.tokenizer, lines, BATCH)]
+    own = [sum(row) for row in reply_logprobs(policy, lab.tokenizer, lines, BATCH)] if policy is not None else None
+    return [
+        {
+            "reply": line["reply"],
+            "tokens": line["tokens"],
+            REWARD: score(objective, line["prompt"], line["reply"]),
+            KL: None if own is None else own[at] - base[at],
+            PERPLEXITY: math.exp(-base[at] / line["tokens"]),
+        }
+        for at, line in enumerate(lines)
+    ]
+
+
+def _costs(costs: Any, tokens: int) -> dict[str, float]:
+    others = sum(cost.tokens for name, cost in costs.models.items() if name != "base")
+    return {
+        "base forwards": costs["base"].forwards,
+        BASE_TOKENS: costs["base"].tokens / tokens,
+        OTHER_TOKENS: others / tokens,
+        SECONDS: 128 * costs.seconds / tokens,
+    }

@@ -1,0 +1,222 @@
+"""Claim 2: GenARM against training the base itself, by DPO and SimPO on the same pairs, at equal KL to the base.
+
+One ARM gives a curve of reward against KL as alpha grows; DPO and SimPO (LoRA adapters of the same rank) give a point
+for every training, and stretching what DPO has learned gives it a curve too: the base guided by DPO's implicit reward
+(decoding-time realignment, arXiv 2402.02992), which is the DPO model itself at alpha 1. All curves start at the base,
+and are straight between their points. Where two curves both reach a KL, their rewards there are compared.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..decoding.guided_model import guide
+from ..evaluation import bootstrap_interval
+from ..modeling_implicit import ImplicitRewardModel
+from .figures import Panel, draw_panels
+from .lab import Lab
+from .models import ArmTraining, trained_arm
+from .policies import PolicyTraining, trained_policy
+from .replies import KL, QUALITY, REWARD, judged, sampled
+from .samples import SAMPLES, Row, Sample, collect, grid, summarise
+
+TITLE = "Against training the base"
+CLAIM = "GenARM matches the performance of training-time methods, DPO and SimPO, without training the base."
+
+OBJECTIVE = "helpful"
+BASE, GENARM, DPO, STRETCHED, SIMPO = "base", "GenARM", "DPO", "DPO, stretched", "SimPO"
+OTHERS = (DPO, STRETCHED, SIMPO)
+Settings = Mapping[str, Mapping[str, float]]
+
+
+def _named(*settings: Mapping[str, float]) -> Settings:
+    return {", ".join(f"{name} {value:g}" for name, value in one.items()): one for one in settings}
+
+
+SETTINGS: dict[str, Settings] = {
+    BASE: _named({}),
+    GENARM: _named(*({"alpha": alpha} for alpha in (0.5, 1.0, 2.0, 4.0))),
+    DPO: _named({"beta": 0.1, "rate": 3e-3}, {"beta": 0.03, "rate": 5e-3}),
+    STRETCHED: _named(*({"alpha": alpha} for alpha in (1.0, 2.0, 4.0, 8.0))),
+    SIMPO: _named({"beta": 2.5, "rate": 3e-3}, {"beta": 10.0, "rate": 5e-3}),
+}
+"""Every beta is a training, so they are few. At the learning rate that ARMs have, so short a training hardly leaves the
+base, whatever the beta; a higher one goes further, and at 0.01 DPO comes apart (in the fast lab: 89 nats, and replies
+worse than the base's)."""
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Where curves are compared: shares of the largest KL that both reach."""
+_POINTS, _MATCHED = "Held-out prompts", "Reward at equal KL, read off the curves"
+_OWN, _OTHER, _LEAD = "GenARM", "the other", "GenARM minus it"
+Array = NDArray[np.float64]
+
+
+def pairs(lab: Lab) -> int:
+    """Half of the usual number, as every beta is trained."""
+    return lab.pairs_to_train_on // 2
+
+
+def seeds(lab: Lab) -> range:
+    """At most three, likewise."""
+    return lab.seeds[:3]
+
+
+def prompts(lab: Lab) -> list[str]:
+    """Half of them."""
+    return lab.prompts[: len(lab.prompts) // 2]
+
+
+def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
+    """Train, let all reply, and compare at equal KL."""
+    cells = [
+        {"system": system, "setting": setting, "seed": seed}
+        for system in SETTINGS
+        for setting in SETTINGS[system]
+        for seed in seeds(lab)
+    ]
+    samples = collect(output / SAMPLES, cells, lambda cell: _reply(lab, cell), progress)
+    points = summarise(samples, ("system", "setting"), QUALITY, table=_POINTS)
+    return [*points, *(row for other in OTHERS for row in matched(samples, other))]
+
+
+def _reply(lab: Lab, cell: Mapping[str, Any]) -> list[Sample]:
+    policy = _policy(lab, cell["system"], cell["setting"], cell["seed"])
+    return judged(lab, sampled(lab, policy), prompts(lab), cell["seed"], OBJECTIVE, policy)
+
+
+def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:
+    """A system's model, guided or not."""
+    options = SETTINGS[system][setting]
+    if system == BASE:
+        return lab.strong
+    if system == GENARM:
+        arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, pairs(lab)))
+        return guide(lab.strong, [arm], alpha=options["alpha"])
+    if system == STRETCHED:
+        tuned = _policy(lab, DPO, next(iter(SETTINGS[DPO])), seed)
+        return guide(lab.strong, [ImplicitRewardModel(tuned, lab.strong)], alpha=options["alpha"])
+    return trained_policy(lab, training(lab, system, setting, seed))
+
+
+def training(lab: Lab, system: str, setting: str, seed: int) -> PolicyTraining:
+    """How a DPO or SimPO model of a setting is trained."""
+    options = SETTINGS[system][setting]
+    rates = {"beta": options["beta"], "learning_rate": options["rate"]}
+    return PolicyTraining(system.lower(), OBJECTIVE, seed, pairs(lab), **rates)
+
+
+# ---------------------------------------------------------------------- equal KL
+
+
+def matched(samples: Sequence[Sample], other: str) -> list[Row]:
+    """Rows of GenARM's reward, another system's and their difference at several KLs, each with its interval.
+
+    Args:
+        samples: of the base and both systems, all with the same prompts and seeds.
+        other: the system.
+    """
+    base = [grid([one for one in samples if one["system"] == BASE], REWARD)]
+    own, others = (_curve(samples, system) for system in (GENARM, other))
+    reach = min(max(float(kl.mean()) for kl in curve[::2]) for curve in (own, others))
+    rows = []
+    for share in SHARES:
+        read = partial(_read_off, at=share * reach, split=1 + len(own))
+        values = {
+            name: asdict(bootstrap_interval(*base, *own, *others, statistic=partial(read, signs=signs)))
+            for name, signs in ((_OWN, (1, 0)), (_OTHER, (0, 1)), (_LEAD, (1, -1)))
+        }
+        where = {"against": other, "KL (nats)": round(share * reach, 2)}
+        rows.append({"table": _MATCHED, "where": where, "values": values})
+    return rows
+
+
+def _curve(samples: Sequence[Sample], system: str) -> list[Array]:
+    """KL and reward of every setting in turn, each `(seeds, prompts)`."""
+    own = [one for one in samples if one["system"] == system]
+    cells = ([one for one in own if one["setting"] == setting] for setting in dict.fromkeys(o["setting"] for o in own))
+    return [grid(cell, name) for cell in cells for name in (KL, REWARD)]
+
+
+def _read_off(*drawn: Array, at: float, split: int, signs: tuple[int, int]) -> Array:
+    """Rewards of both curves at a KL, times these signs and added up, `(resamples,)`.
+
+    Args:
+        *drawn: the base's reward, GenARM's curve and the other's, each `(resamples, seeds, prompts)`.
+        at: the KL, in nats.
+        split: where the other's curve begins.
+        signs: of GenARM and of the other.
+    """
+    means = np.stack([values.mean((-2, -1)) for values in drawn], -1)
+    start = np.stack([np.zeros(len(means)), means[:, 0]], -1)  # the base's KL is 0
+    total = np.zeros(len(means))
+    for sign, curve in zip(signs, (means[:, 1:split], means[:, split:]), strict=True):
+        points = np.concatenate([start, curve], 1)
+        total += sign * interpolated(points[:, ::2], points[:, 1::2], at)
+    return total
+
+
+def interpolated(kls: Array, rewards: Array, at: float) -> Array:
+    """Rewards of curves at a KL, straight between their points; beyond the last, the line through the last two goes on.
+
+    Args:
+        kls: `(curves, points)`, in any order.
+        rewards: likewise.
+        at: the KL.
+
+    Example:
+        >>> interpolated(np.array([[0.0, 2.0, 1.0]]), np.array([[0.0, 6.0, 4.0]]), 1.5).tolist()
+        [5.0]
+    """
+    order = kls.argsort(-1)
+    kls, rewards = np.take_along_axis(kls, order, -1), np.take_along_axis(rewards, order, -1)
+    after = (kls < at).sum(-1, keepdims=True).clip(1, kls.shape[-1] - 1)
+    (x, y), (next_x, next_y) = (
+        [np.take_along_axis(values, after - back, -1)[..., 0] for values in (kls, rewards)] for back in (1, 0)
+    )
+    return y + (next_y - y) * (at - x) / np.maximum(next_x - x, 1e-9)
+
+
+# ---------------------------------------------------------------------- words and figure
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """Who is better at which KL."""
+    found = []
+    for other in OTHERS:
+        parts = []
+        for row in rows:
+            if row["table"] == _MATCHED and row["where"]["against"] == other:
+                lead = row["values"][_LEAD]
+                verdict = "better" if lead["low"] > 0 else "worse" if lead["high"] < 0 else "not told apart"
+                parts.append(
+                    f"at {row['where']['KL (nats)']:g} nats {verdict}, {lead['mean']:+.2f} points "
+                    f"({lead['low']:.2f} to {lead['high']:.2f})"
+                )
+        found.append(f"GenARM against {other}: {'; '.join(parts)}.")
+    best: dict[str, tuple[Any, Any, str]] = {}
+    for row in rows:
+        if row["table"] == _POINTS:
+            name, reward = row["where"]["system"], row["values"][REWARD]
+            if name not in best or reward["mean"] > best[name][0]["mean"]:
+                best[name] = (reward, row["values"][KL], row["where"]["setting"])
+    listed = (
+        f"{name} ({setting or 'nothing to tune'}) {reward['mean']:.2f} at {kl['mean']:.1f} nats"
+        for name, (reward, kl, setting) in best.items()
+    )
+    return [*found, f"The highest reward of each, whatever the KL: {'; '.join(listed)}."]
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Reward against KL, a line a system; every line starts at the base."""
+    panel = Panel(f"{OBJECTIVE}: reward against divergence", "KL to the base (nats)", "oracle reward (points)")
+    points = [row for row in rows if row["table"] == _POINTS]
+    start = next((0.0, row["values"][REWARD]) for row in points if row["where"]["system"] == BASE)
+    for row in points:
+        name, values = row["where"]["system"], row["values"]
+        if name != BASE:
+            panel.lines.setdefault(name, [start]).append((values[KL]["mean"], values[REWARD]))
+    draw_panels([panel], path, width=6.0)
