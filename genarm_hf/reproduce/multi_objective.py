@@ -168,10 +168,10 @@ def _genarm(lab: Lab, cell: Mapping[str, Any]) -> Generate:
 
 
 def _mod(lab: Lab, cell: Mapping[str, Any]) -> Generate:
-    from ..baselines.mod import mod
+    from ..baselines import mod_generate
 
     models = [tuned(lab, weight, cell) for weight in (1.0, 0.0)]
-    return lambda alpha, **kwargs: mod(lab.strong, models, alpha, **kwargs)
+    return lambda alpha, **kwargs: mod_generate(lab.strong, models, alpha, **kwargs)
 
 
 def _soup(lab: Lab, weight: float, cell: Mapping[str, Any]) -> Any:
