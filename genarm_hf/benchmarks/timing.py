@@ -32,7 +32,7 @@ def alternate(
     """
     times: Times = {name: [] for name in runs}
     for round_ in range(-warmup, repeats):
-        for name, run in reversed(runs.items()) if round_ % 2 else runs.items():
+        for name, run in list(runs.items())[:: -1 if round_ % 2 else 1]:
             seconds = _seconds(run)
             if round_ >= 0:
                 times[name].append(seconds)

@@ -105,8 +105,9 @@ def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:
 def training(lab: Lab, system: str, setting: str, seed: int) -> PolicyTraining:
     """How a DPO or SimPO model of a setting is trained."""
     options = SETTINGS[system][setting]
-    rates = {"beta": options["beta"], "learning_rate": options["rate"]}
-    return PolicyTraining(system.lower(), OBJECTIVE, seed, pairs(lab), **rates)
+    return PolicyTraining(
+        system.lower(), OBJECTIVE, seed, pairs(lab), beta=options["beta"], learning_rate=options["rate"]
+    )
 
 
 # ---------------------------------------------------------------------- equal KL
