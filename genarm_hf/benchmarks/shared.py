@@ -39,7 +39,7 @@ def bench_shared(
         cases: `(shape, batch, reward models)`.
         new_tokens: tokens to generate.
         prompt_length: tokens of the prompt.
-        prompts: lengths of prompts that are timed alone.
+        prompts: lengths of prompts that are timed alone, at batch 1.
         compiled: static cache and compiled forwards; PEFT's mixed batch, which has none, is then left out.
         repeats: rounds that count.
         dtype: of base and adapters.
@@ -54,7 +54,8 @@ def bench_shared(
     for shape, batch, count in cases:
         base = SHAPES[shape].build(0, dtype, device)
         arms = [lora_reward_model(base, seed + 1) for seed in range(count)]
-        ids = torch.randint(3, SHAPES[shape].vocab, (batch, max(prompt_length, *prompts)), device=device)
+        alone = prompts if batch == 1 else []  # at larger batches they are arithmetic alone, for minutes
+        ids = torch.randint(3, SHAPES[shape].vocab, (batch, max([prompt_length, *alone])), device=device)
         runs, clocks = _runs(base, arms, ids[:, :prompt_length], new_tokens, compiled)
         calls = alternate(runs, repeats, _WARMUP, progress)
         steps = {name: clock.steps[_WARMUP:] for name, clock in clocks.items()}
@@ -69,7 +70,7 @@ def bench_shared(
             "step_of_base": _of_base(steps),
             "call_of_base": _of_base(calls),
             "prompt_of_base": {
-                str(length): _prompt(base, arms, ids[:, :length], compiled, repeats, progress) for length in prompts
+                str(length): _prompt(base, arms, ids[:, :length], compiled, repeats, progress) for length in alone
             },
             "asked": _asked(device, compiled, batch, count),
         }
@@ -127,17 +128,16 @@ def mixed_batch(base: Any, arms: Sequence[Any]) -> Callable[..., Any]:
     from peft import get_peft_model
 
     for index, arm in enumerate(arms):
-        rank = arm.peft_config["default"].r
-        if not index:
-            model = get_peft_model(model, lora_config(rank), "arm0", autocast_adapter_dtype=False)
+        adapter = (f"arm{index}", lora_config(arm.peft_config["default"].r))
+        if index:
+            model.add_adapter(*adapter)
         else:
-            model.add_adapter(f"arm{index}", lora_config(rank), autocast_adapter_dtype=False)
+            model = get_peft_model(model, adapter[1], adapter[0])
     own = dict(model.named_parameters())
-    with torch.no_grad():
-        for index, arm in enumerate(arms):
-            for name, parameter in arm.named_parameters():
-                if "lora_" in name:
-                    own[name.replace(".default.", f".arm{index}.")].copy_(parameter)
+    for index, arm in enumerate(arms):
+        for name, parameter in arm.named_parameters():
+            if "lora_" in name:  # PEFT makes adapters float32 by itself
+                own[name.replace(".default.", f".arm{index}.")].data = parameter.detach().clone()
     return model.eval().generate
 
 

@@ -85,24 +85,36 @@ def run(options: BenchOptions) -> None:
 
     torch.set_num_threads(options.threads)
     with quiet():
-        rows = list(_rows(options))
+        rows: list[dict[str, Any]] = []
+        for row in _rows(options):
+            rows.append(row)
+            _write(options, rows)  # a suite may take an hour, and what it has found is not to be lost
         for header, cells in tables(options.suite, rows):
             print(table(header, cells), end="\n\n")
         print("  ".join(f"{key} {value}" for key, value in environment().items()))
-        _write(options, {"suite": options.suite, "environment": environment(), "rows": rows})
+        _draw(options, rows)
 
 
-def _write(options: BenchOptions, report: dict[str, Any]) -> None:
-    """The json file and the figure, where asked for."""
-    if options.output:
-        with written_whole(Path(options.output)) as draft:
-            draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    if options.figure:
-        from ..evaluation.plots import plot_benchmark
+def _write(options: BenchOptions, rows: list[dict[str, Any]]) -> None:
+    """The json file, where asked for."""
+    if not options.output:
+        return
+    from ..benchmarks.timing import environment
 
-        with written_whole(Path(options.figure)) as draft:
-            plot_benchmark(options.suite, report["rows"], draft)
-        print(f"Figure: {options.figure}")
+    report = {"suite": options.suite, "environment": environment(), "rows": rows}
+    with written_whole(Path(options.output)) as draft:
+        draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _draw(options: BenchOptions, rows: list[dict[str, Any]]) -> None:
+    """The figure, where asked for."""
+    if not options.figure:
+        return
+    from ..evaluation.plots import plot_benchmark
+
+    with written_whole(Path(options.figure)) as draft:
+        plot_benchmark(options.suite, rows, draft)
+    print(f"Figure: {options.figure}")
 
 
 # suites that an option is for; elsewhere it would be ignored without a word

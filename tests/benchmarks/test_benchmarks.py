@@ -69,7 +69,7 @@ def test_processors_beside_it_choose_the_same_greedy_tokens() -> None:
 
 def test_shared_compares_one_pass_with_separate_ones_and_others(tiny_shape: str) -> None:
     pytest.importorskip("peft")
-    (row,) = bench_shared([(tiny_shape, 2, 2)], new_tokens=4, prompt_length=4, prompts=[3, 5], repeats=2)
+    (row,) = bench_shared([(tiny_shape, 1, 2)], new_tokens=4, prompt_length=4, prompts=[3, 5], repeats=2)
     names = {"one pass", "separate", "PEFT adapter_names", "rows of all streams", "without genarm_hf"}
     assert row["step_of_base"].keys() == row["call_of_base"].keys() == names
     assert row["prompt_of_base"].keys() == {"3", "5"} and row["prompt_of_base"]["3"]["one pass"]["median"] > 0

@@ -21,6 +21,11 @@ import genarm_hf
 from ..conftest import prompts, tiny
 from .test_speculative import count_forwards, drafting
 
+counted_in_the_present_loop = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="older loops hand masks without padding on, which every model then looks at",
+)
+
 VOCAB = 53  # the width of nothing else in the models
 LENGTHS = (3, 5, 7)
 LOOP: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -176,6 +181,7 @@ def test_speculation_feeds_what_is_drafted_and_one_token_a_round(draft: str) -> 
 # ---------------------------------------------------------------------- operations
 
 
+@counted_in_the_present_loop
 @pytest.mark.parametrize("arms", [1, 3])
 def test_guidance_itself_is_two_operations_a_reward_model(arms: int) -> None:
     base, rewards, prompt = llama(), [llama(1 + i) for i in range(arms)], prompts(2, 6)
@@ -186,6 +192,7 @@ def test_guidance_itself_is_two_operations_a_reward_model(arms: int) -> None:
     assert not models + kernels(unguided) - kernels(guided)
 
 
+@counted_in_the_present_loop
 @pytest.mark.parametrize("arms", [1, 3])
 def test_one_pass_is_two_operations_a_layer_and_two_a_reward_model(arms: int) -> None:
     base, prompt = llama(), prompts(2, 6)
@@ -229,6 +236,7 @@ def test_logits_are_not_copied_around(dtype: torch.dtype, most: int, shared: boo
     assert per_token(generate(base, prompt))["logits copies"] == 1 and guided["logits copies"] <= most
 
 
+@counted_in_the_present_loop
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("mode", [{}, {"do_sample": True, "top_k": 5}, {"num_beams": 2}])
 def test_the_host_waits_no_more_often(shared: bool, mode: dict[str, Any]) -> None:
@@ -239,6 +247,7 @@ def test_the_host_waits_no_more_often(shared: bool, mode: dict[str, Any]) -> Non
     assert guided["waits"] == per_token(generate(base, prompt, **mode))["waits"]
 
 
+@counted_in_the_present_loop
 def test_padding_makes_a_separate_reward_model_wait_as_it_would_alone() -> None:
     """transformers looks whether a mask hides anything; the base's pass looks once for all of its rows."""
     base, arm, prompt = llama(), llama(1), prompts(2, 6, padded=True)
@@ -251,6 +260,7 @@ def test_padding_makes_a_separate_reward_model_wait_as_it_would_alone() -> None:
     assert separate == unguided + alone - stop and shared == unguided
 
 
+@counted_in_the_present_loop
 def test_a_drafted_token_is_looked_at_once() -> None:
     """Whether it ends the draft; a round takes a few looks more, stock's among them."""
     base, arm, prompt = llama(), llama(1), prompts(1, 6)

@@ -100,6 +100,8 @@ def test_what_is_more_than_low_rank_terms_is_refused(base, adapter, tmp_path, fi
         config = peft.LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=True, **fields)
         peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "arm")
         folder = tmp_path / "arm"
+        if not any("bias" in name for name in load_file(folder / "adapter_model.safetensors")):
+            pytest.skip("this PEFT saves adapters without the biases that belong to them")
     else:
         folder = adapter(**fields)
     with pytest.raises(ValueError, match=rf"{reason}.* Merge it into its base"):
