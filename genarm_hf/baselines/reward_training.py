@@ -17,6 +17,7 @@ from ..training.data import PairTokenizer, check_ids, tokenize_pairs
 from .trajectory_rewards import TrajectoryReward
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+_HEADS = ("score", "classifier")
 
 
 def train_trajectory_reward(
@@ -196,6 +197,9 @@ def _train(
 
         peft_config = copy.deepcopy(peft_config)
         peft_config.task_type = task  # which makes PEFT train the head too
+        if task == "TOKEN_CLS" and peft_config.target_modules == "all-linear":
+            # PEFT leaves the head of sequence classifiers alone, and would put an adapter on that of token classifiers
+            peft_config.exclude_modules = [name for name, _ in model.named_children() if name in _HEADS]
         model = get_peft_model(model, peft_config)
     train, evaluation = datasets
     trainer = LossTrainer(

@@ -6,7 +6,13 @@ import torch
 from genarm_hf.baselines.trajectory_rewards import TrajectoryReward
 from genarm_hf.reproduce import models
 from genarm_hf.reproduce.lab import Lab
-from genarm_hf.reproduce.models import ArmTraining, trained_arm, trained_trajectory_reward, untrained_arm
+from genarm_hf.reproduce.models import (
+    ArmTraining,
+    trained_arm,
+    trained_prefix_value,
+    trained_trajectory_reward,
+    untrained_arm,
+)
 
 from ..conftest import tiny
 
@@ -47,3 +53,16 @@ def test_a_trajectory_reward_model_is_trained_on_the_same_pairs(lab, monkeypatch
     monkeypatch.setattr(models, "_train_trajectory", None)
     again = trained_trajectory_reward(lab, ArmTraining("brief", 0, 16, rank=2, batch_size=4, beta=9.0))
     torch.testing.assert_close(TrajectoryReward(again, lab.tokenizer).score(*texts), rewards)
+
+
+def test_a_prefix_value_learns_from_the_reward_model(lab, monkeypatch):
+    before = {name: weight.clone() for name, weight in lab.strong.named_parameters()}
+    training = ArmTraining("brief", seed=0, pairs=16, rank=2, batch_size=4)
+    value = TrajectoryReward(trained_prefix_value(lab, training))
+    ids = lab.tokenizer(f"{PAIR['prompt']} It is", return_tensors="pt")["input_ids"]
+    found = value(ids)
+    assert found.shape == (1,) and found.isfinite().all()
+    assert all(torch.equal(before[name], weight) for name, weight in lab.strong.named_parameters())
+    monkeypatch.setattr(models, "_train_value", None)
+    # the head is among what is kept
+    torch.testing.assert_close(TrajectoryReward(trained_prefix_value(lab, training))(ids), found)
