@@ -83,7 +83,7 @@ def _policy(lab: Lab, system: str, setting: Any, seed: int) -> tuple[Any, dict[s
     if system == GUIDED:
         arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, pairs(lab), "weak", learning_rate=ARM_RATE))
         return guide(lab.strong, [arm], alpha=setting), {"reward": arm}
-    weak = PolicyTraining("dpo", OBJECTIVE, seed, pairs(lab), backbone="weak", learning_rate=ARM_RATE)
+    weak = PolicyTraining("dpo", OBJECTIVE, seed, pairs(lab), backbone="weak", learning_rate=DPO_RATE)
     tuned = trained_policy(lab, weak)
     if system == WEAK_DPO:
         return tuned, {"tuned": tuned}
