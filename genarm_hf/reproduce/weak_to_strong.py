@@ -135,7 +135,7 @@ def _words(row: Row, name: str) -> str:
 
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Reward against alpha and against KL; systems without an alpha are level lines, or points."""
-    by_alpha = Panel("by alpha", "alpha", "oracle reward (points)", xscale="log")
+    by_alpha = Panel("by alpha", "alpha", "oracle reward (points)")
     by_kl = Panel("by divergence", "KL to the strong base (nats)", "oracle reward (points)")
     for row in rows:
         if row["table"] == _SYSTEMS:
