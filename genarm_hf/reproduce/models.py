@@ -117,7 +117,8 @@ def _train_value(lab: Lab, training: ArmTraining, folder: Path) -> None:
     rng = random.Random(training.seed)  # of a pair, either reply: the base's, whatever the label
     texts = [(pair["prompt"], rng.choice([pair["chosen"], pair["rejected"]])) for pair in training_pairs(lab, training)]
     reward = TrajectoryReward(trained_trajectory_reward(lab, training), lab.tokenizer)
-    points = reward.score(*zip(*texts, strict=True), batch_size=64).tolist()
+    prompts, replies = [prompt for prompt, _ in texts], [reply for _, reply in texts]
+    points = reward.score(prompts, replies, batch_size=64).tolist()
     rows = [
         {
             "prompt_ids": lab.tokenizer(prompt)["input_ids"],
