@@ -117,7 +117,7 @@ def _train_value(lab: Lab, training: ArmTraining, folder: Path) -> None:
     rng = random.Random(training.seed)  # of a pair, either reply: the base's, whatever the label
     texts = [(pair["prompt"], rng.choice([pair["chosen"], pair["rejected"]])) for pair in training_pairs(lab, training)]
     reward = TrajectoryReward(trained_trajectory_reward(lab, training), lab.tokenizer)
-    prompts, replies = map(list, zip(*texts, strict=True))
+    prompts, replies = [prompt for prompt, _ in texts], [reply for _, reply in texts]
     points = reward.score(prompts, replies, batch_size=64).tolist()
     rows = [
         {

@@ -104,10 +104,9 @@ def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:
 
 def training(lab: Lab, system: str, setting: str, seed: int) -> PolicyTraining:
     """How a DPO or SimPO model of a setting is trained."""
-    options = SETTINGS[system][setting]
-    return PolicyTraining(
-        system.lower(), OBJECTIVE, seed, pairs(lab), beta=options["beta"], learning_rate=options["rate"]
-    )
+    own = SETTINGS[system][setting]
+    beta, rate = own["beta"], own["rate"]
+    return PolicyTraining(system.lower(), OBJECTIVE, seed, pairs(lab), beta=beta, learning_rate=rate)
 
 
 # ---------------------------------------------------------------------- equal KL

@@ -83,7 +83,7 @@ def _policy(lab: Lab, system: str, setting: Any, seed: int) -> tuple[Any, dict[s
     if system == GUIDED:
         arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, pairs(lab), "weak", learning_rate=ARM_RATE))
         return guide(lab.strong, [arm], alpha=setting), {"reward": arm}
-    weak = PolicyTraining("dpo", OBJECTIVE, seed, pairs(lab), backbone="weak", learning_rate=ARM_RATE)
+    weak = PolicyTraining("dpo", OBJECTIVE, seed, pairs(lab), backbone="weak", learning_rate=DPO_RATE)
     tuned = trained_policy(lab, weak)
     if system == WEAK_DPO:
         return tuned, {"tuned": tuned}
@@ -135,7 +135,7 @@ def _words(row: Row, name: str) -> str:
 
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Reward against alpha and against KL; systems without an alpha are level lines, or points."""
-    by_alpha = Panel("by alpha", "alpha", "oracle reward (points)", xscale="log")
+    by_alpha = Panel("by alpha", "alpha", "oracle reward (points)")
     by_kl = Panel("by divergence", "KL to the strong base (nats)", "oracle reward (points)")
     for row in rows:
         if row["table"] == _SYSTEMS:

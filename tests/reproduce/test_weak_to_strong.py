@@ -61,6 +61,7 @@ def test_who_guides_whom(lab, monkeypatch):
         policy, others = weak_to_strong._policy(lab, system, 2.0, 1)
         assert isinstance(policy, GuidedModel) and policy._base is lab.strong
         assert tuned in others.values() and (lab.weak in others.values()) == (system == PROXY)
+    assert [one.learning_rate for one in asked] == [weak_to_strong.ARM_RATE, weak_to_strong.DPO_RATE]
     assert [one.backbone for one in asked] == ["weak", "weak"] and [one.seed for one in asked] == [1, 1]
     assert weak_to_strong._policy(lab, STRONG_DPO, DPO_SETTINGS[1], 1)[0] is tuned
     assert (asked[-1].backbone, asked[-1].beta, asked[-1].method) == ("strong", 0.03, "dpo")
