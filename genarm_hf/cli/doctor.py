@@ -83,7 +83,7 @@ def run(options: DoctorOptions) -> int:
     _check(options)
     found = Diagnosis()
     with quiet():
-        base = found.attempt(partial(open_base, options.model))
+        base = found.attempt(partial(_opened, options.model))
         arms = [found.attempt(partial(open_reward_model, name, base)) for name in options.reward_model]
         if base is not None and all(arms):
             examine(options, base, arms, found)
@@ -94,6 +94,14 @@ def run(options: DoctorOptions) -> int:
         print(paragraph(f"PROBLEM: {problem}", hanging=2))
     print("They do not fit." if found.problems else "They fit. Type:\n\n" + what_to_type(options, arms))
     return 1 if found.problems else 0
+
+
+def _opened(name: str) -> Outline:
+    """The base; what transformers says of a name that is wrong does not always repeat it."""
+    try:
+        return open_base(name)
+    except OSError as error:
+        raise OSError(f"{name!r} could not be loaded: {error}") from error
 
 
 def _check(options: DoctorOptions) -> None:
