@@ -1,6 +1,8 @@
 """`genarm-hf reproduce`: the paper's claims, measured here: every sample, a table and a figure each, and one page."""
 
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +41,8 @@ class ReproduceOptions:
     page: str = field(
         default="", metadata={"help": "the page that report writes; default: results.md in DIR", "metavar": "FILE"}
     )
-    threads: int = field(default=2, metadata={"help": "CPU threads", "metavar": "N"})
+    jobs: int = field(default=2, metadata={"help": "claims that are measured side by side", "metavar": "N"})
+    threads: int = field(default=1, metadata={"help": "CPU threads of each", "metavar": "N"})
     claim: str = field(init=False, default=_ALL)
 
 
@@ -68,8 +71,7 @@ def run(options: ReproduceOptions) -> None:
     output = Path(options.output or ("reproduce-fast" if options.fast else "reproduce-output"))
     if options.claim == _LAB:
         _pretrain(options)
-    for claim in claims:
-        _reproduce(claim, options, output)
+    _reproduce_all(claims, options, output)
     if options.claim in (_ALL, _REPORT):
         _report(options, output)
 
@@ -80,8 +82,9 @@ def _check(options: ReproduceOptions, claims: list[str]) -> None:
 
         names = ", ".join([*CLAIMS, _ALL, _LAB, _REPORT])
         raise UsageError(f"reproduce: {options.claim!r} is no claim; there are {names}.")
-    if options.threads < 1:
-        raise UsageError(f"reproduce: `--threads` must be at least 1, got {options.threads}.")
+    for name in ("jobs", "threads"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"reproduce: `--{name}` must be at least 1, got {getattr(options, name)}.")
     if options.page and options.claim not in (_ALL, _REPORT):
         raise UsageError(f"reproduce: `--page` is for {_ALL} and {_REPORT}, not for {options.claim}.")
     if options.data and not Path(options.data).is_dir():
@@ -109,6 +112,22 @@ def _pretrain(options: ReproduceOptions) -> None:
         print(f"{name}: {model.num_parameters():,} parameters, {model.config.name_or_path}")
 
 
+def _reproduce_all(claims: list[str], options: ReproduceOptions, output: Path) -> None:
+    if min(options.jobs, len(claims)) < 2:
+        for claim in claims:
+            _reproduce(claim, options, output)
+        return
+    # started anew, since torch's threads do not survive a fork; what two claims need is trained by one (`Lab.trained`)
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        tasks = [pool.submit(_reproduce, claim, options, output) for claim in claims]
+        try:
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException:  # Ctrl-C reaches the claims under way as well; the others must not begin then
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def _reproduce(claim: str, options: ReproduceOptions, output: Path) -> None:
     from ..reproduce.claims import reproduce, skipped
     from ..reproduce.page import tables
@@ -122,10 +141,9 @@ def _reproduce(claim: str, options: ReproduceOptions, output: Path) -> None:
     print(paragraph(f"{claim}. {described}."))
     with quiet():
         found = reproduce(claim, lab, output, progress=lambda message: print(f"  {message}", flush=True))
-    for title, header, cells in tables(found["rows"]):
-        print("\n".join(["", title, table(header, cells)]))
-    print("\n" + "\n\n".join(paragraph(finding) for finding in found["findings"]))
-    print(f"\nSamples, table and figure: {output / claim}\n")
+    parts = [f"{title}\n{table(header, cells)}" for title, header, cells in tables(found["rows"])]
+    parts += [paragraph(finding) for finding in found["findings"]]
+    print("\n" + "\n\n".join([*parts, f"Samples, table and figure: {output / claim}"]) + "\n", flush=True)
 
 
 def _report(options: ReproduceOptions, output: Path) -> None:

@@ -49,7 +49,7 @@ Credit = Callable[[Tensor], Tensor]
 
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     """Train the systems and let them point at the planted sentences."""
-    cells = [{"objective": objective, "seed": seed} for objective in PLANTED for seed in lab.seeds]
+    cells = [{"objective": objective, "seed": seed} for objective in PLANTED for seed in lab.seeds[:3]]
     samples = collect(output / SAMPLES, cells, lambda cell: _point(lab, cell), progress)
     return [
         *summarise(samples, ("objective", "system"), FIELDS, table="Where the least credit is"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FOLDER_VARIABLE = "GENARM_HF_LAB"
 _SETTINGS = "settings.json"
+_LOCKS = ".locks"
 _PROMPT_SEED = 1_000_003
 
 
@@ -65,7 +66,7 @@ class Lab:
     @property
     def pairs_to_train_on(self) -> int:
         """Preference pairs of one training, if a claim does not vary them."""
-        return 400 if self.fast else 2000
+        return 200 if self.fast else 400
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -91,19 +92,28 @@ class Lab:
     def trained(self, kind: str, settings: Mapping[str, Any], make: Callable[[Path], Any]) -> Path:
         """The folder of a model or other result with these settings; made only if it is not there.
 
+        Of several processes that ask for it, one makes it and the others wait.
+
         Args:
             kind: what it is, for people and as a part of its name.
             settings: all that it depends on, of JSON types.
             make: writes it into the folder that it is given, which becomes the result when it returns.
         """
+        from filelock import FileLock
+
         settings = {"kind": kind, **settings}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.folder / f"{kind}-{digest}"
-        if not folder.exists():
-            with written_whole(folder) as draft:
-                draft.mkdir()
-                make(draft)
-                (draft / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            return folder
+        locks = self.folder / _LOCKS
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / folder.name):
+            if not folder.exists():
+                with written_whole(folder) as draft:
+                    draft.mkdir()
+                    make(draft)
+                    (draft / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         return folder
 
     def pairs(self, objective: str, n: int, seed: int, scale: float = 1.0) -> list[PreferencePair]:

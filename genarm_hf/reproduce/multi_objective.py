@@ -5,13 +5,15 @@ beta of 0.03 and learning rate of 5e-3 are those of claim 2: with an ARM's, so s
 How far each front is from the base is in the table.) Every system gives several policies, from harmlessness alone to
 helpfulness alone:
 
-- GenARM: alphas of both ARMs in these shares, summing up to 1, and to 2 (which costs it nothing to try);
-- MOD (arXiv 2406.18853): both DPO models mixed token by token, with weights likewise summing up to 1, and to 2;
+- GenARM: alphas of both ARMs in these shares, summing up to 1, 2 or 4 (which costs it nothing to try);
+- MOD (arXiv 2406.18853): both DPO models mixed token by token, with weights likewise;
 - Rewarded Soups (arXiv 2306.04488): their weights averaged;
 - retrained: a DPO model for each trade-off, on labels of a judge who weighs the two objectives so.
 
 How good they are together is the area that they dominate (hypervolume), and how far they are from the best points
-of all systems (inverted generational distance). Intervals resample prompts and seeds, with a front for each resample.
+of all systems (inverted generational distance). GenARM is compared with the others at the sum of the largest
+hypervolume on dev prompts; they are shown at all of theirs. Intervals resample prompts and seeds, with a front for each
+resample.
 """
 
 import random
@@ -44,22 +46,19 @@ CLAIM = (
 )
 
 OBJECTIVES = HELPFUL, HARMLESS = ("helpful", "harmless")
-BASE, GENARM, GENARM_2, MOD, MOD_2, SOUPS, RETRAINED = (
-    "base",
-    "GenARM, alphas sum to 1",
-    "GenARM, alphas sum to 2",
-    "MOD of DPO models, sum 1",
-    "MOD of DPO models, sum 2",
-    "Rewarded Soups of DPO models",
-    "DPO, one model a weight",
-)
-FRONTS = (GENARM, GENARM_2, MOD, MOD_2, SOUPS, RETRAINED)
+BASE, SOUPS, RETRAINED = "base", "Rewarded Soups of DPO models", "DPO, one model a weight"
+TOTALS = (1.0, 2.0, 4.0)
+GENARM = {f"GenARM, alphas sum to {total:g}": total for total in TOTALS}
+MOD = {f"MOD of DPO models, sum {total:g}": total for total in TOTALS}
+FRONTS = (*GENARM, *MOD, SOUPS, RETRAINED)
+DEV = "dev.jsonl"
 REFERENCE = (-8.0, -5.0)
 """Points below these count for nothing: two to four standard deviations of a reply's points below the base."""
 _POINTS = "Points of the fronts"
 _FRONTS = "Fronts: computed of their points, anew for each resample"
 _COSTS = "What a front takes: all trade-offs, all prompts"
-_AREA, _LEAD, _DISTANCE = "hypervolume", "hypervolume of GenARM (sum 2) minus it", "distance to the best front (IGD)"
+_TUNING = "Tuning: fronts on dev prompts"
+_AREA, _LEAD, _DISTANCE = "hypervolume", "hypervolume of GenARM minus it", "distance to the best front (IGD)"
 _KL = "mean KL to base"
 _TRAINED, _CALLS, _PASSES, _SECONDS = FIELDS = ("models trained", "generate() calls", "passes over weights", "seconds")
 
@@ -67,19 +66,29 @@ _TRAINED, _CALLS, _PASSES, _SECONDS = FIELDS = ("models trained", "generate() ca
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     """Draw every system's replies at every weight, and compare the fronts."""
     size = sizes(lab)
+    tuned = [{"system": system, "seed": 0, **size} for system in GENARM]
+    dev_prompts, prompts = (some[: size["prompts"]] for some in (lab.dev_prompts, lab.prompts))
+    dev = collect(output / DEV, tuned, lambda cell: _draw(lab, cell, dev_prompts), progress)
+    tuning = tuning_rows([one for one in dev if "prompt" in one])
     cells = [{"system": system, "seed": seed, **size} for system in (BASE, *FRONTS) for seed in lab.seeds[:2]]
-    samples = collect(output / SAMPLES, cells, lambda cell: _draw(lab, cell), progress)
+    samples = collect(output / SAMPLES, cells, lambda cell: _draw(lab, cell, prompts), progress)
     replies = [one for one in samples if "prompt" in one]
     return [
         *summarise(replies, ("system", "weight of helpful"), (*OBJECTIVES, "kl"), table=_POINTS),
-        *front_rows(replies),
+        *front_rows(replies, chosen(tuning)),
         *summarise([one for one in samples if _PASSES in one], ("system",), FIELDS, ("seed",), table=_COSTS),
+        *tuning,
     ]
+
+
+def chosen(tuning: Sequence[Row]) -> str:
+    """GenARM with the sum of alphas that dominates most on dev prompts."""
+    return max(tuning, key=lambda row: row["values"][_AREA]["mean"])["where"]["system"]
 
 
 def sizes(lab: Lab) -> dict[str, int]:
     """Trade-offs of a front, prompts, and pairs of a training: each trade-off is a training for one of the systems."""
-    return {"trade-offs": 3 if lab.fast else 5, "prompts": 20 if lab.fast else 60, "pairs": 200 if lab.fast else 400}
+    return {"trade-offs": 3 if lab.fast else 5, "prompts": 20 if lab.fast else 60, "pairs": lab.pairs_to_train_on}
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
@@ -88,18 +97,19 @@ def findings(rows: Sequence[Row]) -> list[str]:
     costs = {row["where"]["system"]: row["values"] for row in rows if row["table"] == _COSTS}
     best = max(fronts, key=lambda system: fronts[system][_AREA]["mean"])
     found = [f"The largest hypervolume is that of {best} ({fronts[best][_AREA]['mean']:.1f})."]
-    for system in (MOD, MOD_2, SOUPS, RETRAINED):
+    own = chosen([row for row in rows if row["table"] == _TUNING])
+    for system in (*MOD, SOUPS, RETRAINED):
         lead = fronts[system][_LEAD]
         verdict = "larger" if lead["low"] > 0 else "smaller" if lead["high"] < 0 else "not told apart"
         found.append(
-            f"GenARM (alphas sum to 2) against {system}: hypervolume {verdict}, by {lead['mean']:.1f} "
-            f"({lead['low']:.1f} to {lead['high']:.1f}); mean KL {fronts[GENARM_2][_KL]['mean']:.1f} against "
+            f"{own} (chosen on dev prompts) against {system}: hypervolume {verdict}, by {lead['mean']:.1f} "
+            f"({lead['low']:.1f} to {lead['high']:.1f}); mean KL {fronts[own][_KL]['mean']:.1f} against "
             f"{fronts[system][_KL]['mean']:.1f} nats."
         )
     calls = "; ".join(
         f"{system}: {costs[system][_TRAINED]['mean']:.0f} models trained, {costs[system][_CALLS]['mean']:.0f} calls, "
         f"{costs[system][_PASSES]['mean']:.0f} passes"
-        for system in (GENARM_2, MOD, SOUPS, RETRAINED)
+        for system in (own, next(iter(MOD)), SOUPS, RETRAINED)
     )
     return [*found, f"GenARM and MOD decode all trade-offs in one batch, a row each. A front takes: {calls}."]
 
@@ -117,14 +127,13 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 # ---------------------------------------------------------------------- drawing
 
 
-def _draw(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
+def _draw(lab: Lab, cell: Mapping[str, Any], prompts: Sequence[str]) -> Iterator[Sample]:
     """Replies of a system at every weight, and what they cost."""
     if cell["system"] == BASE:
-        rows: list[tuple[float | None, int]] = [(None, number) for number in range(cell["prompts"])]
-        prompts = lab.prompts[: cell["prompts"]]
+        rows: list[tuple[float | None, int]] = [(None, number) for number in range(len(prompts))]
         yield from _labelled(rows, draw(lab, _plain(lab.strong), prompts, cell["seed"], OBJECTIVES))
         return
-    calls = list(_calls(lab, cell))
+    calls = list(_calls(lab, cell, prompts))
     for rows, drawn in calls:
         yield from _labelled(rows, drawn)
     yield {
@@ -140,9 +149,11 @@ def _labelled(rows: Sequence[tuple[float | None, int]], drawn: Drawn) -> Iterato
         yield {"weight of helpful": weight, "prompt": prompt, **sample}
 
 
-def _calls(lab: Lab, cell: Mapping[str, Any]) -> Iterator[tuple[list[tuple[float | None, int]], Drawn]]:
+def _calls(
+    lab: Lab, cell: Mapping[str, Any], prompts: Sequence[str]
+) -> Iterator[tuple[list[tuple[float | None, int]], Drawn]]:
     """Rows of weight and prompt with their replies: all weights in one batch, or a batch a weight."""
-    system, prompts = cell["system"], lab.prompts[: cell["prompts"]]
+    system = cell["system"]
     weights = np.linspace(0, 1, cell["trade-offs"]).tolist()
     if system in (SOUPS, RETRAINED):
         for weight in weights:
@@ -151,9 +162,8 @@ def _calls(lab: Lab, cell: Mapping[str, Any]) -> Iterator[tuple[list[tuple[float
             yield list(rows), draw(lab, policy, prompts, cell["seed"], OBJECTIVES)
         return
     rows = [(weight, number) for number in range(len(prompts)) for weight in weights]
-    total = 2.0 if system in (GENARM_2, MOD_2) else 1.0
-    alpha = total * torch.tensor([[weight, 1 - weight] for weight, _ in rows])
-    policy = (_genarm if system in (GENARM, GENARM_2) else _mod)(lab, cell)
+    alpha = (GENARM | MOD)[system] * torch.tensor([[weight, 1 - weight] for weight, _ in rows])
+    policy = (_genarm if system in GENARM else _mod)(lab, cell)
     yield list(rows), draw(lab, policy, [prompts[number] for _, number in rows], cell["seed"], OBJECTIVES, alpha)
 
 
@@ -215,19 +225,40 @@ def _relabelled(pair: PreferencePair, weight: float, rng: random.Random) -> Pref
 # ---------------------------------------------------------------------- fronts
 
 
-def front_rows(samples: Sequence[Sample]) -> list[Row]:
+def tuning_rows(samples: Sequence[Sample]) -> list[Row]:
+    """A row for each sum of GenARM's alphas: the area of its front.
+
+    Args:
+        samples: replies of GenARM at all of them, to the same prompts.
+    """
+    points = _points(samples, tuple(GENARM))
+    rows = []
+    for at, system in enumerate(GENARM):
+        read = partial(_of_fronts, lambda fronts, at=at: _area(fronts[at]), len(GENARM))
+        values = {_AREA: asdict(bootstrap_interval(*points, statistic=read, resamples=1000))}
+        rows.append({"table": _TUNING, "where": {"system": system}, "values": values})
+    return rows
+
+
+def _points(samples: Sequence[Sample], systems: Sequence[str]) -> list[NDArray[np.float64]]:
+    """Points of replies, each `(seeds, prompts)`, in the order of systems, weights and objectives."""
+    weights = sorted({one["weight of helpful"] for one in samples} - {None})
+    replies = [
+        [one for one in samples if (one["system"], one["weight of helpful"]) == key]
+        for key in product(systems, weights)
+    ]
+    return [grid(some, objective) for some in replies for objective in OBJECTIVES]
+
+
+def front_rows(samples: Sequence[Sample], chosen: str) -> list[Row]:
     """A row for each front: its area, by how much GenARM's is larger, and its distance to the best of all.
 
     Args:
         samples: replies of all systems, all with the same prompts and seeds.
+        chosen: which of GenARM's fronts the others are compared with.
     """
+    points, own = _points(samples, FRONTS), FRONTS.index(chosen)
     weights = sorted({one["weight of helpful"] for one in samples} - {None})
-    replies = {
-        key: [one for one in samples if (one["system"], one["weight of helpful"]) == key]
-        for key in product(FRONTS, weights)
-    }
-    points = [grid(some, objective) for some in replies.values() for objective in OBJECTIVES]
-    own = FRONTS.index(GENARM_2)
     rows = []
     for at, system in enumerate(FRONTS):
         statistics = {
@@ -236,26 +267,32 @@ def front_rows(samples: Sequence[Sample]) -> list[Row]:
             _DISTANCE: lambda front, at=at: _distance(front[at], front),
         }
         values = {
-            name: asdict(bootstrap_interval(*points, statistic=partial(_of_fronts, of), resamples=1000))
+            name: asdict(bootstrap_interval(*points, statistic=partial(_of_fronts, of, len(FRONTS)), resamples=1000))
             for name, of in statistics.items()
         }
         if at == own:
             del values[_LEAD]
-        distances = [grid(replies[system, weight], "kl") for weight in weights]
+        distances = [
+            grid([one for one in samples if (one["system"], one["weight of helpful"]) == (system, weight)], "kl")
+            for weight in weights
+        ]
         values[_KL] = asdict(bootstrap_interval(np.mean(distances, 0)))
         rows.append({"table": _FRONTS, "where": {"system": system}, "values": values})
     return rows
 
 
-def _of_fronts(of: Callable[[NDArray[np.float64]], float], *points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _of_fronts(
+    of: Callable[[NDArray[np.float64]], float], systems: int, *points: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """A number of fronts `(systems, weights, objectives)`, for each resample.
 
     Args:
         of: the number.
+        systems: how many.
         *points: `(resamples, seeds, prompts)`, in the order of systems, weights and objectives.
     """
     means = np.stack([values.mean((-2, -1)) for values in points], -1)
-    fronts = means.reshape(len(means), len(FRONTS), -1, len(OBJECTIVES))
+    fronts = means.reshape(len(means), systems, -1, len(OBJECTIVES))
     return np.array([of(front) for front in fronts])
 
 

@@ -55,13 +55,8 @@ _OWN, _OTHER, _LEAD = "GenARM", "the other", "GenARM minus it"
 Array = NDArray[np.float64]
 
 
-def pairs(lab: Lab) -> int:
-    """Half of the usual number, as every beta is trained."""
-    return lab.pairs_to_train_on // 2
-
-
 def seeds(lab: Lab) -> range:
-    """At most three, likewise."""
+    """At most three, as every beta is trained."""
     return lab.seeds[:3]
 
 
@@ -94,7 +89,7 @@ def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:
     if system == BASE:
         return lab.strong
     if system == GENARM:
-        arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, pairs(lab)))
+        arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, lab.pairs_to_train_on))
         return guide(lab.strong, [arm], alpha=options["alpha"])
     if system == STRETCHED:
         tuned = _policy(lab, DPO, next(iter(SETTINGS[DPO])), seed)
@@ -106,7 +101,7 @@ def training(lab: Lab, system: str, setting: str, seed: int) -> PolicyTraining:
     """How a DPO or SimPO model of a setting is trained."""
     own = SETTINGS[system][setting]
     beta, rate = own["beta"], own["rate"]
-    return PolicyTraining(system.lower(), OBJECTIVE, seed, pairs(lab), beta=beta, learning_rate=rate)
+    return PolicyTraining(system.lower(), OBJECTIVE, seed, lab.pairs_to_train_on, beta=beta, learning_rate=rate)
 
 
 # ---------------------------------------------------------------------- equal KL

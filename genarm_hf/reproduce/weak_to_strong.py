@@ -21,7 +21,7 @@ from .models import ArmTraining, trained_arm
 from .policies import PolicyTraining, trained_policy
 from .replies import KL, QUALITY, REWARD, judged, sampled
 from .samples import SAMPLES, Row, Sample, collect, grid, summarise
-from .training_time import DPO, OBJECTIVE, SETTINGS, pairs, prompts, seeds, training
+from .training_time import DPO, OBJECTIVE, SETTINGS, prompts, seeds, training
 
 TITLE = "Weak to strong"
 CLAIM = "A weak ARM guides a strong base without training it, and recovers over 70 % of what training it gains."
@@ -81,9 +81,9 @@ def _policy(lab: Lab, system: str, setting: Any, seed: int) -> tuple[Any, dict[s
         policy = trained_policy(lab, training(lab, DPO, setting, seed))
         return policy, {"tuned": policy}
     if system == GUIDED:
-        arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, pairs(lab), "weak", learning_rate=ARM_RATE))
+        arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, lab.pairs_to_train_on, "weak", learning_rate=ARM_RATE))
         return guide(lab.strong, [arm], alpha=setting), {"reward": arm}
-    weak = PolicyTraining("dpo", OBJECTIVE, seed, pairs(lab), backbone="weak", learning_rate=DPO_RATE)
+    weak = PolicyTraining("dpo", OBJECTIVE, seed, lab.pairs_to_train_on, backbone="weak", learning_rate=DPO_RATE)
     tuned = trained_policy(lab, weak)
     if system == WEAK_DPO:
         return tuned, {"tuned": tuned}

@@ -13,6 +13,7 @@ from genarm_hf.reproduce import multi_objective as claim
 from genarm_hf.reproduce.drawing import Drawn
 from genarm_hf.reproduce.lab import Lab
 
+FIRST, OWN, *_ = claim.GENARM
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PROMPT = "User: How do I train a young dog? Assistant:"
 GOOD, KIND = "First, fill a pocket with treats.", "Good luck with it."
@@ -37,13 +38,13 @@ def points(shift):
 
 
 def test_fronts_of_known_area():
-    rows = {row["where"]["system"]: row["values"] for row in claim.front_rows(list(points(shift=1.0)))}
+    rows = {row["where"]["system"]: row["values"] for row in claim.front_rows(list(points(shift=1.0)), OWN)}
     # steps of 1 above the reference: 0x4, 1x3, 2x2, 3x1, 4x0, of which the staircase covers 6; moved by 1 each
-    assert rows[claim.GENARM]["hypervolume"]["mean"] == pytest.approx(6.0)
-    assert rows[claim.GENARM_2]["hypervolume"]["mean"] == pytest.approx(6.0 + 4.0)
-    lead = rows[claim.GENARM][claim._LEAD]
+    assert rows[FIRST]["hypervolume"]["mean"] == pytest.approx(6.0)
+    assert rows[OWN]["hypervolume"]["mean"] == pytest.approx(6.0 + 4.0)
+    lead = rows[FIRST][claim._LEAD]
     assert lead["mean"] == pytest.approx(4.0) and lead["low"] > 0
-    assert claim._LEAD not in rows[claim.GENARM_2] and rows[claim.FRONTS[3]][claim._KL]["mean"] == pytest.approx(3.0)
+    assert claim._LEAD not in rows[OWN] and rows[claim.FRONTS[3]][claim._KL]["mean"] == pytest.approx(3.0)
     # the last system has moved furthest to the right, and all of the best front is its
     assert rows[claim.FRONTS[-1]][claim._DISTANCE]["mean"] == pytest.approx(0.0)
     distances = [rows[system][claim._DISTANCE]["mean"] for system in claim.FRONTS]
@@ -68,7 +69,13 @@ def test_labels_of_a_judge_who_weighs(monkeypatch):
 def stubs(monkeypatch):
     """A lab, and systems that reply by rule: the more weight, the more helpful."""
     lab = SimpleNamespace(
-        prompts=prompts(60, seed=0, split="test"), seeds=range(5), fast=True, strong=None, tokenizer=load_tokenizer()
+        prompts=prompts(60, seed=0, split="test"),
+        dev_prompts=prompts(60, seed=1, split="test"),
+        seeds=range(5),
+        fast=True,
+        strong=None,
+        tokenizer=load_tokenizer(),
+        pairs_to_train_on=4,
     )
 
     def draw(lab, policy, prompts, seed, objectives, alpha=None):
@@ -98,7 +105,7 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
     }
     assert [row["where"] for row in by_table[claim._POINTS]][:2] == [
         {"system": "base", "weight of helpful": None},
-        {"system": claim.GENARM, "weight of helpful": 0.0},
+        {"system": FIRST, "weight of helpful": 0.0},
     ]
     assert len(by_table[claim._POINTS]) == 1 + 3 * len(claim.FRONTS)
     assert all(row["values"]["helpful"]["count"] == 40 for row in by_table[claim._POINTS])  # 20 prompts, 2 seeds
@@ -107,8 +114,8 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
         for row in by_table[claim._COSTS]
     }
     assert (
-        costs[claim.GENARM]
-        == costs[claim.MOD]
+        costs[FIRST]
+        == costs[next(iter(claim.MOD))]
         == {"models trained": 2, "generate() calls": 1, "passes over weights": 7, "seconds": 0.5}
     )
     assert costs[claim.RETRAINED] == {
@@ -120,10 +127,10 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
     # a batch holds every trade-off of every prompt
     batch = next(alpha for alpha in stubs.drawn if alpha is not None)
     assert batch.shape == (60, 2) and batch[:3].tolist() == [[0, 1], [0.5, 0.5], [1, 0]]
-    assert sorted({round(float(alpha[0].sum())) for alpha in stubs.drawn if alpha is not None}) == [1, 2]
+    assert sorted({round(float(alpha[0].sum())) for alpha in stubs.drawn if alpha is not None}) == [1, 2, 4]
     assert len([line for line in read(tmp_path / "samples.jsonl") if "prompt" in line]) == 40 + 120 * len(claim.FRONTS)
     said = claim.findings(rows)
-    assert len(said) == 6 and "not told apart" in said[1]
+    assert len(said) == 7 and "not told apart" in said[1]
     claim.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
 
