@@ -1,7 +1,10 @@
-"""One page of all claims, from what is on disk: nothing is measured here."""
+"""One page of all claims, from what is on disk: nothing is measured here.
 
+Beside it goes a folder a claim: its figure, its table, and its samples, packed, so that numbers can be traced.
+"""
+
+import gzip
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +20,16 @@ This page is written by `genarm-hf reproduce report`; do not edit it. How to run
 
 Each number is the mean of the field that its column names, over those lines of the claim's samples that have the
 settings of its row, if it is not said otherwise. In brackets: 95 % intervals by the bootstrap over prompts and seeds.
+The samples are beside this page.
 """
 
 
 def write_page(output: Path, page: Path, how_to: str = "how-to/reproduce.md") -> list[str]:
-    """Write a page of all claims in a folder of results; figures are copied beside it.
+    """Write a page of all claims in a folder of results; figures, tables and samples are copied beside it.
 
     Args:
         output: folder with a folder a claim.
-        page: the markdown file; figures go to a folder of its name without the ending.
+        page: the markdown file; what it shows and what it rests on go to a folder of its name without the ending.
         how_to: link to how it is done.
 
     Returns:
@@ -40,38 +44,50 @@ def write_page(output: Path, page: Path, how_to: str = "how-to/reproduce.md") ->
     parts = [_HEAD.replace("HOWTO", how_to)]
     for name in names:
         found = json.loads((output / name / TABLE).read_text(encoding="utf-8"))
-        parts.append(section(found, _copy_figure(output / name / FIGURE, page, name)))
+        parts.append(section(found, _published(output / name, page)))
     with written_whole(page) as draft:
         draft.write_text("\n".join(parts), encoding="utf-8")
     return names
 
 
-def _copy_figure(figure: Path, page: Path, name: str) -> str | None:
-    """Link to the copy, from the page; None where there is no figure."""
-    if not figure.is_file():
-        return None
-    copy = page.parent / page.stem / f"{name}{figure.suffix}"
-    with written_whole(copy) as draft:
-        shutil.copyfile(figure, draft)
-    return f"{page.stem}/{copy.name}"
+def _published(claim: Path, page: Path) -> dict[str, str]:
+    """Copy what a claim's folder has, and link to it.
+
+    Returns:
+        Names of files in the claim's folder to links from the page.
+    """
+    links = {}
+    for file in sorted([*claim.glob("*.jsonl"), claim / FIGURE, claim / TABLE]):
+        if file.is_file():
+            packed = file.suffix == ".jsonl"
+            copy = page.parent / page.stem / claim.name / (file.name + ".gz" if packed else file.name)
+            content = file.read_bytes()
+            with written_whole(copy) as draft:
+                draft.write_bytes(gzip.compress(content, mtime=0) if packed else content)
+            links[file.name] = copy.relative_to(page.parent).as_posix()
+    return links
 
 
-def section(found: Mapping[str, Any], figure: str | None) -> str:
+def section(found: Mapping[str, Any], links: Mapping[str, str]) -> str:
     """A claim's part of the page.
 
     Args:
         found: what its `table.json` holds.
-        figure: link to its figure.
+        links: from names of its files to where they are, seen from the page.
     """
     lines = [f"## {found['number']}. {found['title']}", "", f"The paper: {found['paper']}", ""]
     lines += [f"- {finding}" for finding in found["findings"]]
-    lines += ["", *([f"![{found['title']}]({figure})", ""] if figure else [])]
+    lines += ["", *([f"![{found['title']}]({links[FIGURE]})", ""] if FIGURE in links else [])]
     for title, header, cells in tables(found["rows"]):
         lines += [*([f"**{title}**", ""] if title else []), *markdown(header, cells), ""]
     where = "  ".join(f"{key} {value}" for key, value in {**found["lab"], **found["environment"]}.items())
-    samples = ", ".join(f"`{found['claim']}/{name}` ({lines} lines)" for name, lines in found["samples"].items())
+    samples = ", ".join(f"{_link(name, links)} ({lines:,} lines)" for name, lines in found["samples"].items())
     lines += [f"Command: `{found['command']}`. Samples: {samples}. Measured with: {where}.", ""]
     return "\n".join(lines)
+
+
+def _link(name: str, links: Mapping[str, str]) -> str:
+    return f"[`{name}`]({links[name]})" if name in links else f"`{name}`"
 
 
 def tables(rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:

@@ -1,5 +1,6 @@
 """The page of results: what is on disk, and nothing else."""
 
+import gzip
 import json
 
 import pytest
@@ -35,29 +36,34 @@ def output(tmp_path):
 
 
 def test_section():
-    text = section(FOUND, "results/credit.png")
+    text = section(FOUND, {"figure.png": "results/credit/figure.png"})
     for line in (
         "## 7. Credit",
         "- Or not.",
-        "![Credit](results/credit.png)",
+        "![Credit](results/credit/figure.png)",
         "**One**",
         "| alpha | arm | win | kl | samples |",
         r"| 0.5 | a\|b | 0.500 (0.250 to 0.750) |  | 4 |",
         "| 2 |  | 0.500 (0.250 to 0.750) | 0.500 (0.250 to 0.750) | 3/4 |",
     ):
         assert line in text.splitlines()
-    assert "`credit/samples.jsonl` (12 lines)" in text and "device a laptop" in text
-    assert "![" not in section(FOUND, None)
+    assert "`samples.jsonl` (12 lines)" in text and "device a laptop" in text
+    assert "![" not in section(FOUND, {})
 
 
-def test_page_and_its_figures(output, tmp_path):
+def test_page_and_what_it_rests_on(output, tmp_path):
     assert write_page(output, tmp_path / "docs" / "results.md") == ["credit"]
     assert "![" not in (tmp_path / "docs" / "results.md").read_text()
     (output / "credit" / "figure.png").write_bytes(b"drawn")
+    (output / "credit" / "samples.jsonl").write_text('{"seed": 0}\n')
     write_page(output, tmp_path / "docs" / "results.md", how_to="elsewhere.md")
     page = (tmp_path / "docs" / "results.md").read_text()
-    assert "(results/credit.png)" in page and "(elsewhere.md)" in page
-    assert (tmp_path / "docs" / "results" / "credit.png").read_bytes() == b"drawn"
+    assert "(results/credit/figure.png)" in page and "(elsewhere.md)" in page
+    assert "[`samples.jsonl`](results/credit/samples.jsonl.gz) (12 lines)" in page
+    beside = tmp_path / "docs" / "results" / "credit"
+    assert (beside / "figure.png").read_bytes() == b"drawn"
+    assert gzip.decompress((beside / "samples.jsonl.gz").read_bytes()) == b'{"seed": 0}\n'
+    assert json.loads((beside / "table.json").read_text()) == FOUND
 
 
 def test_nothing_to_write(tmp_path):
