@@ -1,8 +1,7 @@
 """Claim 4: two objectives traded off at run time, against soups, mixtures, and training one model per trade-off.
 
-Helpfulness and harmlessness conflict in this world. Each has an ARM and a model tuned by DPO, on the same pairs. (DPO's
-beta of 0.03 and learning rate of 5e-3 are those of claim 2: with an ARM's, so short a training hardly leaves the base.
-How far each front is from the base is in the table.) Every system gives several policies, from harmlessness alone to
+Helpfulness and harmlessness conflict in this world. Each has an ARM and a model tuned by DPO (as in claim 2), on the
+same pairs. How far each front is from the base is in the table. Every system gives several policies, from harmlessness alone to
 helpfulness alone:
 
 - GenARM: alphas of both ARMs in these shares, summing up to 1, 2 or 4 (which costs it nothing to try);
@@ -88,7 +87,7 @@ def chosen(tuning: Sequence[Row]) -> str:
 
 def sizes(lab: Lab) -> dict[str, int]:
     """Trade-offs of a front, prompts, and pairs of a training: each trade-off is a training for one of the systems."""
-    return {"trade-offs": 3 if lab.fast else 5, "prompts": 20 if lab.fast else 60, "pairs": lab.pairs_to_train_on}
+    return {"trade-offs": 3 if lab.fast else 4, "prompts": 20 if lab.fast else 60, "pairs": lab.pairs_to_train_on}
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
@@ -202,7 +201,7 @@ def tuned(lab: Lab, weight: float, cell: Mapping[str, Any]) -> Any:
         cell: `seed` and number of `pairs`.
     """
     objective = {0.0: HARMLESS, 1.0: HELPFUL}.get(weight, f"mixed-{weight:g}")
-    training = PolicyTraining("dpo", objective, cell["seed"], cell["pairs"], beta=0.03, learning_rate=5e-3)
+    training = PolicyTraining("dpo", objective, cell["seed"], cell["pairs"], epochs=2)
     folder = policy_folder(lab, training, lambda: mixed_pairs(lab, weight, cell["pairs"], cell["seed"]))
     return AutoregressiveRewardModel.from_pretrained(folder, base_model=lab.strong).eval()
 

@@ -24,6 +24,7 @@ class PolicyTraining:
         learning_rate: at its highest.
         rank: of the adapter.
         batch_size: pairs a step.
+        epochs: passes over the pairs.
     """
 
     method: str
@@ -32,9 +33,10 @@ class PolicyTraining:
     pairs: int
     beta: float = 0.1
     backbone: str = "strong"
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     rank: int = 16
     batch_size: int = 8
+    epochs: int = 1
 
 
 def policy_folder(lab: Lab, training: PolicyTraining, pairs: Callable[[], Any] | None = None) -> Path:
@@ -74,6 +76,7 @@ def _train(lab: Lab, training: PolicyTraining, pairs: Any, folder: Path) -> None
         beta=training.beta,
         learning_rate=training.learning_rate,
         batch_size=training.batch_size,
+        epochs=training.epochs,
         seed=training.seed,
         peft_config=lora(training.rank) if strong else None,
         output_dir=str(folder),

@@ -18,8 +18,8 @@ WRITING = {"max_new_tokens": MAX_NEW_TOKENS}
 SAMPLING = {**WRITING, "do_sample": True, "top_k": 0}
 """Options of `generate()`: the model's own distribution, at temperature 1."""
 
-REWARD, KL, PERPLEXITY, DISTINCT = "reward", "KL", "base perplexity", "distinct-2"
-QUALITY = (REWARD, KL, PERPLEXITY, DISTINCT)
+REWARD, KL, PERPLEXITY, DISTINCT, LENGTH = "reward", "KL", "base perplexity", "distinct-2", "tokens"
+QUALITY = (REWARD, KL, PERPLEXITY, DISTINCT, LENGTH)
 BASE_TOKENS, OTHER_TOKENS, SECONDS = "base tokens per token", "other tokens per token", "seconds per 128 tokens"
 COSTS = ("base forwards", BASE_TOKENS, OTHER_TOKENS, SECONDS)
 
@@ -79,7 +79,7 @@ def _worth(lab: Lab, lines: Sequence[Mapping[str, Any]], objective: str, policy:
     return [
         {
             "reply": line["reply"],
-            "tokens": line["tokens"],
+            LENGTH: line["tokens"],
             REWARD: score(objective, line["prompt"], line["reply"]),
             KL: None if own is None else own[at] - base[at],
             PERPLEXITY: math.exp(-base[at] / line["tokens"]),

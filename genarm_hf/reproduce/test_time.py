@@ -216,7 +216,7 @@ METHODS = {
     BEST_OF_N: Method(_best_of_n, [{"n": n} for n in (2, 4, 8, 16)], "slow"),
     "ARGS-greedy": Method(_args(False), [{"w": w} for w in (0.1, 0.3, 1.0, 3.0)], "slow"),
     "ARGS-stochastic": Method(_args(True), [{"w": w} for w in (0.1, 0.3, 1.0, 3.0)], "slow"),
-    "CARDS": Method(_cards, [{"target": z, "entropy": nats} for z in (1.0, 2.0) for nats in (2.0, 1.0)], "slow"),
+    "CARDS": Method(_cards, [{"target": z, "entropy": 2.0} for z in (-1.0, 0.0, 1.0, 2.0)], "slow"),
     "tokenwise value (CD)": Method(_value_guided, [{"weight": weight} for weight in (1.0, 3.0, 10.0, 30.0)], "slow"),
     "blockwise best-of-K (CD)": Method(_blockwise, [{"k": k, "block": b} for k in (4, 8) for b in (16, 8)], "slow"),
     "Transfer-Q": Method(_transfer_q, [{"alpha": alpha} for alpha in (1.0, 0.3, 0.1, 0.03)], "slowest"),
