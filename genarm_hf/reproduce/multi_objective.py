@@ -1,8 +1,8 @@
 """Claim 4: two objectives traded off at run time, against soups, mixtures, and training one model per trade-off.
 
 Helpfulness and harmlessness conflict in this world. Each has an ARM and a model tuned by DPO (as in claim 2), on the
-same pairs. How far each front is from the base is in the table. Every system gives several policies, from harmlessness alone to
-helpfulness alone:
+same pairs. How far each front is from the base is in the table. Every system gives several policies, from harmlessness
+alone to helpfulness alone:
 
 - GenARM: alphas of both ARMs in these shares, summing up to 1, 2 or 4 (which costs it nothing to try);
 - MOD (arXiv 2406.18853): both DPO models mixed token by token, with weights likewise;

@@ -4,6 +4,10 @@ One ARM gives a curve of reward against KL as alpha grows; DPO and SimPO (LoRA a
 for every training, and stretching what DPO has learned gives it a curve too: the base guided by DPO's implicit reward
 (decoding-time realignment, arXiv 2402.02992), which is the DPO model itself at alpha 1. All curves start at the base,
 and are straight between their points. Where two curves both reach a KL, their rewards there are compared.
+
+An ARM is its backbone and what it has learned, so GenARM also sharpens the base, which alone pays in this world. Three
+controls tell these apart: the base sharpened, that is, sampled at temperature 1 / (1 + alpha); the DPO model sampled
+so; and the base guided by what the ARM has learned alone, its backbone taken away.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..decoding.guided_model import guide
 from ..evaluation import bootstrap_interval
+from ..modeling_genarm import AutoregressiveRewardModel
 from ..modeling_implicit import ImplicitRewardModel
 from .figures import Panel, draw_panels
 from .lab import Lab
@@ -30,7 +35,8 @@ CLAIM = "GenARM matches the performance of training-time methods, DPO and SimPO,
 
 OBJECTIVE = "helpful"
 BASE, GENARM, DPO, STRETCHED, SIMPO = "base", "GenARM", "DPO", "DPO, stretched", "SimPO"
-OTHERS = (DPO, STRETCHED, SIMPO)
+SHARPENED, SHARP_DPO, LEARNED = "base, sharpened", "DPO, sharpened", "GenARM without its backbone"
+OTHERS = (DPO, STRETCHED, SIMPO, SHARPENED, SHARP_DPO, LEARNED)
 Settings = Mapping[str, Mapping[str, float]]
 
 
@@ -44,6 +50,7 @@ SETTINGS: dict[str, Settings] = {
     DPO: _named(*({"beta": 0.1, "rate": 2e-3, "epochs": epochs} for epochs in (1, 2))),
     STRETCHED: _named(*({"alpha": alpha} for alpha in (1.0, 2.0, 4.0, 8.0))),
     SIMPO: _named(*({"beta": 2.5, "rate": 2e-3, "epochs": epochs} for epochs in (1, 2))),
+    **{system: _named(*({"alpha": alpha} for alpha in (1.0, 2.0, 4.0))) for system in (SHARPENED, SHARP_DPO, LEARNED)},
 }
 """Every point is a training, so they are few. The rate was chosen on dev prompts of the full lab (seed 0): at 1e-3 one
 pass hardly leaves the base (0.1 nats), at 3e-3 DPO comes apart (15 nats, and hardly better than the base)."""
@@ -79,19 +86,28 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
 
 def _reply(lab: Lab, cell: Mapping[str, Any]) -> list[Sample]:
     policy = _policy(lab, cell["system"], cell["setting"], cell["seed"])
-    return judged(lab, sampled(lab, policy), prompts(lab), cell["seed"], OBJECTIVE, policy)
+    drawn = sampled(lab, policy)
+    if cell["system"] in (SHARPENED, SHARP_DPO):
+        alpha = SETTINGS[cell["system"]][cell["setting"]]["alpha"]
+        drawn = sampled(lab, policy, temperature=1 / (1 + alpha))
+        policy = guide(policy, [AutoregressiveRewardModel.from_backbone(policy)], alpha=alpha)  # the same distribution
+    return judged(lab, drawn, prompts(lab), cell["seed"], OBJECTIVE, policy)
 
 
 def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:
-    """A system's model, guided or not."""
+    """A system's model, guided or not, at temperature 1."""
     options = SETTINGS[system][setting]
-    if system == BASE:
+    if system in (BASE, SHARPENED):
         return lab.strong
-    if system == GENARM:
-        arm = trained_arm(lab, ArmTraining(OBJECTIVE, seed, lab.pairs_to_train_on))
-        return guide(lab.strong, [arm], alpha=options["alpha"])
-    if system == STRETCHED:
+    if system in (GENARM, LEARNED):
+        arm: Any = trained_arm(lab, ArmTraining(OBJECTIVE, seed, lab.pairs_to_train_on))
+        return guide(
+            lab.strong, [arm if system == GENARM else ImplicitRewardModel(arm, lab.strong)], alpha=options["alpha"]
+        )
+    if system in (STRETCHED, SHARP_DPO):
         tuned = _policy(lab, DPO, next(iter(SETTINGS[DPO])), seed)
+        if system == SHARP_DPO:
+            return tuned
         return guide(lab.strong, [ImplicitRewardModel(tuned, lab.strong)], alpha=options["alpha"])
     return trained_policy(lab, training(lab, system, setting, seed))
 

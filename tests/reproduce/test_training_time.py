@@ -69,6 +69,7 @@ def judged(lab, system, prompts, seed, objective, policy):
             "KL": strength,
             "base perplexity": 2.0,
             "distinct-2": 1,
+            "tokens": 3,
         }
         for at in range(len(prompts))
     ]
@@ -77,7 +78,9 @@ def judged(lab, system, prompts, seed, objective, policy):
 @pytest.fixture
 def lab(monkeypatch):
     monkeypatch.setattr(training_time, "judged", judged)
-    monkeypatch.setattr(training_time, "sampled", lambda lab, model: None)
+    monkeypatch.setattr(training_time, "sampled", lambda lab, model, **options: None)
+    backbones = SimpleNamespace(from_backbone=lambda model: model)
+    monkeypatch.setattr(training_time, "AutoregressiveRewardModel", backbones)
     monkeypatch.setattr(training_time, "guide", lambda base, arms, alpha: alpha)
     monkeypatch.setattr(training_time, "ImplicitRewardModel", lambda tuned, reference: tuned)
     monkeypatch.setattr(training_time, "trained_arm", lambda lab, training: training)
@@ -89,12 +92,12 @@ def test_the_claim_compares_all_systems(lab, tmp_path):
     rows = training_time.run(lab, tmp_path, lambda message: None)
     lines = read(tmp_path / "samples.jsonl")
     means = [row for row in rows if row["table"] == "Held-out prompts"]
-    assert len(means) == 1 + 4 + 2 + 4 + 2
+    assert len(means) == 1 + 4 + 2 + 4 + 2 + 3 * 3
     for row in means:
         own = [line for line in lines if all(line[name] == value for name, value in row["where"].items())]
         assert row["values"]["reward"]["mean"] == pytest.approx(sum(line["reward"] for line in own) / len(own))
     # reward grows with KL alike for all, so nobody is better at equal KL
     assert all(abs(row["values"][LEAD]["mean"]) < 1e-9 for row in rows if row["table"] != "Held-out prompts")
-    assert len(training_time.findings(rows)) == 4
+    assert len(training_time.findings(rows)) == 7
     training_time.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
