@@ -13,6 +13,7 @@ sentence; and, as a judge of whole replies, how often it prefers the clean reply
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 def _point(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
     """What every system says of every reply, for one objective and seed."""
     objective, seed = cell["objective"], cell["seed"]
-    replies = [plant(objective, prompt, seed) for prompt in lab.prompts]
+    replies = [plant(objective, prompt, seed) for prompt in lab.prompts[:150]]
     credits = _credits(lab, ArmTraining(objective, seed, lab.pairs_to_train_on), replies)
     for number, one in enumerate(replies):
         where = {"prompt": number, "kind": one.kind}
@@ -100,7 +101,7 @@ def _point(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
 def _credits(lab: Lab, training: ArmTraining, replies: Sequence[Planted]) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """Of every system, credits of each reply's tokens, planted and clean."""
     systems: dict[str, Credit] = {
-        ARM: token_rewards(trained_arm(lab, training)),
+        ARM: token_rewards(trained_arm(lab, replace(training, learning_rate=lab.arm_rate))),
         BACKBONE: token_rewards(untrained_arm(lab)),
         TRAJECTORY: score_differences(unwrap(trained_trajectory_reward(lab, training))),
     }

@@ -4,7 +4,7 @@ Helpfulness and harmlessness conflict in this world. Each has an ARM and a model
 same pairs. How far each front is from the base is in the table. Every system gives several policies, from harmlessness
 alone to helpfulness alone:
 
-- GenARM: alphas of both ARMs in these shares, summing up to 1, 2 or 4 (which costs it nothing to try);
+- GenARM: alphas of both ARMs in these shares, summing up to 1, or to 2 (which costs it nothing to try);
 - MOD (arXiv 2406.18853): both DPO models mixed token by token, with weights likewise;
 - Rewarded Soups (arXiv 2306.04488): their weights averaged;
 - retrained: a DPO model for each trade-off, on labels of a judge who weighs the two objectives so.
@@ -46,7 +46,7 @@ CLAIM = (
 
 OBJECTIVES = HELPFUL, HARMLESS = ("helpful", "harmless")
 BASE, SOUPS, RETRAINED = "base", "Rewarded Soups of DPO models", "DPO, one model a weight"
-TOTALS = (1.0, 2.0, 4.0)
+TOTALS = (1.0, 2.0)
 GENARM = {f"GenARM, alphas sum to {total:g}": total for total in TOTALS}
 MOD = {f"MOD of DPO models, sum {total:g}": total for total in TOTALS}
 FRONTS = (*GENARM, *MOD, SOUPS, RETRAINED)
@@ -172,7 +172,10 @@ def _plain(model: Any) -> Generate:
 
 def _genarm(lab: Lab, cell: Mapping[str, Any]) -> Generate:
     """Each row has its own trade-off; base and ARMs run in one pass over the base's weights."""
-    arms = [trained_arm(lab, ArmTraining(objective, cell["seed"], cell["pairs"])) for objective in OBJECTIVES]
+    trainings = [
+        ArmTraining(objective, cell["seed"], cell["pairs"], learning_rate=lab.arm_rate) for objective in OBJECTIVES
+    ]
+    arms = [trained_arm(lab, training) for training in trainings]
     return lambda alpha, **kwargs: lab.strong.generate(reward_models=arms, alpha=alpha, share_backbone=True, **kwargs)
 
 

@@ -13,7 +13,7 @@ of the prompts; they are compared with GenARM on those alone.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Guides:
     @cached_property
     def arm(self) -> Any:
         """GenARM's."""
-        return trained_arm(self._lab, self._training)
+        return trained_arm(self._lab, replace(self._training, learning_rate=self._lab.arm_rate))
 
     @cached_property
     def reward(self) -> Any:

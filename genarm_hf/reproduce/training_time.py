@@ -50,7 +50,8 @@ SETTINGS: dict[str, Settings] = {
     DPO: _named(*({"beta": 0.1, "rate": 2e-3, "epochs": epochs} for epochs in (1, 2))),
     STRETCHED: _named(*({"alpha": alpha} for alpha in (1.0, 2.0, 4.0, 8.0))),
     SIMPO: _named(*({"beta": 2.5, "rate": 2e-3, "epochs": epochs} for epochs in (1, 2))),
-    **{system: _named(*({"alpha": alpha} for alpha in (1.0, 2.0, 4.0))) for system in (SHARPENED, SHARP_DPO, LEARNED)},
+    **{system: _named(*({"alpha": alpha} for alpha in (1.0, 2.0, 4.0))) for system in (SHARPENED, SHARP_DPO)},
+    LEARNED: _named(*({"alpha": alpha} for alpha in (1.0, 2.0))),
 }
 """Every point is a training, so they are few. The rate was chosen on dev prompts of the full lab (seed 0): at 1e-3 one
 pass hardly leaves the base (0.1 nats), at 3e-3 DPO comes apart (15 nats, and hardly better than the base)."""
@@ -100,7 +101,7 @@ def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:
     if system in (BASE, SHARPENED):
         return lab.strong
     if system in (GENARM, LEARNED):
-        arm: Any = trained_arm(lab, ArmTraining(OBJECTIVE, seed, lab.pairs_to_train_on))
+        arm: Any = trained_arm(lab, ArmTraining(OBJECTIVE, seed, lab.pairs_to_train_on, learning_rate=lab.arm_rate))
         return guide(
             lab.strong, [arm if system == GENARM else ImplicitRewardModel(arm, lab.strong)], alpha=options["alpha"]
         )

@@ -85,14 +85,16 @@ def lab(monkeypatch):
     monkeypatch.setattr(training_time, "ImplicitRewardModel", lambda tuned, reference: tuned)
     monkeypatch.setattr(training_time, "trained_arm", lambda lab, training: training)
     monkeypatch.setattr(training_time, "trained_policy", lambda lab, training: 1 / training.beta)
-    return SimpleNamespace(fast=True, strong=None, prompts=list("abcdef"), seeds=range(2), pairs_to_train_on=2)
+    return SimpleNamespace(
+        fast=True, strong=None, prompts=list("abcdef"), seeds=range(2), pairs_to_train_on=2, arm_rate=1e-3
+    )
 
 
 def test_the_claim_compares_all_systems(lab, tmp_path):
     rows = training_time.run(lab, tmp_path, lambda message: None)
     lines = read(tmp_path / "samples.jsonl")
     means = [row for row in rows if row["table"] == "Held-out prompts"]
-    assert len(means) == 1 + 4 + 2 + 4 + 2 + 3 * 3
+    assert len(means) == 1 + 4 + 2 + 4 + 2 + 3 + 3 + 2
     for row in means:
         own = [line for line in lines if all(line[name] == value for name, value in row["where"].items())]
         assert row["values"]["reward"]["mean"] == pytest.approx(sum(line["reward"] for line in own) / len(own))
