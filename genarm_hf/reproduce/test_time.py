@@ -353,7 +353,7 @@ def _read(row: Row) -> float:
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Reward against cost, by tokens and by the clock, and against divergence where it is known."""
     title = f"{OBJECTIVE}: oracle reward"
-    tokens = Panel(title, "tokens read by all models, per token written", title, xscale="log")
+    tokens = Panel("by work", "tokens read by all models, per token written", title, xscale="log")
     seconds = Panel("by the clock", SECONDS, title, xscale="log")
     divergence = Panel("by divergence", "KL to the base, nats (best-of-N: its bound)", title)
     for row in rows:

@@ -57,6 +57,8 @@ SETTINGS: dict[str, Settings] = {
 pass hardly leaves the base (0.1 nats), at 3e-3 DPO comes apart (15 nats, and hardly better than the base)."""
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Where curves are compared: shares of the largest KL that both reach."""
+_SHOWN = 30.0
+"""Largest KL in the figure, in nats; a training that has come apart is at hundreds."""
 _POINTS, _MATCHED = "Held-out prompts", "Reward at equal KL, read off the curves"
 _OWN, _OTHER, _LEAD = "GenARM", "the other", "GenARM minus it"
 Array = NDArray[np.float64]
@@ -222,12 +224,13 @@ def findings(rows: Sequence[Row]) -> list[str]:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Reward against KL, a line a system; every line starts at the base."""
-    panel = Panel(f"{OBJECTIVE}: reward against divergence", "KL to the base (nats)", "oracle reward (points)")
+    """Reward against KL, a line a system; every line starts at the base. Who is far beyond is not shown."""
+    title = f"{OBJECTIVE}: reward against divergence, up to {_SHOWN:g} nats"
+    panel = Panel(title, "KL to the base (nats)", "oracle reward (points)")
     points = [row for row in rows if row["table"] == _POINTS]
     start = next((0.0, row["values"][REWARD]) for row in points if row["where"]["system"] == BASE)
     for row in points:
         name, values = row["where"]["system"], row["values"]
-        if name != BASE:
+        if name != BASE and values[KL]["mean"] <= _SHOWN:
             panel.lines.setdefault(name, [start]).append((values[KL]["mean"], values[REWARD]))
     draw_panels([panel], path, width=6.0)
