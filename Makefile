@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 PIP = -m pip install -qq --disable-pip-version-check
 PYTEST = -m pytest -n $(WORKERS) --dist loadscope
 
-.PHONY: demo test check test-min test-vllm bench reproduce-fast format clean .vllm
+.PHONY: demo test check docs test-min test-vllm bench reproduce-fast format clean .vllm
 
 ## demo: train a reward model, save it, load it, and let it guide a base model (under five minutes on two cores)
 demo: $(VENV)/.demo
@@ -32,6 +32,10 @@ check: $(VENV)/.dev
 	$(VENV)/bin/mypy
 	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -q --doctest-modules genarm_hf --ignore genarm_hf/integrations/vllm/processor.py
 	$(VENV)/bin/python -m pytest -q tests/test_architecture.py
+
+## docs: the site, into site/, with warnings as errors; then open site/index.html, or python3 -m http.server -d site
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 ## test-min: the fast tests, with the lowest versions supported
 test-min: $(VENV_MIN)/.test
@@ -54,7 +58,7 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_MIN) $(VENV_VLLM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_MIN) $(VENV_VLLM) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # An environment is installed again when what it is made from changes.
 $(VENV)/.demo: setup.cfg pyproject.toml requirements/constraints.txt

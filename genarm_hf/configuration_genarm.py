@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 class GenARMConfig(PreTrainedConfig):
     """Configuration of an [`AutoregressiveRewardModel`]: a causal LM whose log-probabilities are rewards.
 
-    Args:
+    Attributes:
         text_config (`PreTrainedConfig` or `dict`):
             Configuration of the causal LM underneath, the backbone. Left out only in class-level introspection:
             there is no default backbone, since a full-size one would be built by accident.

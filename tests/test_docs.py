@@ -1,4 +1,4 @@
-"""The code in README.md and docs/ runs, and their links lead somewhere.
+"""The code in README.md and docs/ runs, commands in them parse, links lead somewhere, and no page or name is forgotten.
 
 Each file's ```python blocks run one after the other in one namespace, in an empty directory; those marked
 ```python notest do not, and those marked ```python PACKAGE>=VERSION only there.
@@ -6,16 +6,22 @@ Each file's ```python blocks run one after the other in one namespace, in an emp
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from genarm_hf.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+LINKING = [*PAGES, *sorted((ROOT / "examples").rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PACKAGES = ("genarm_hf", *(f"genarm_hf.{name}" for name in ("training", "evaluation", "baselines", "playground")))
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```[ ]*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)")
 _ANCHOR_DROPPED = re.compile(r"[^\w\- ]")
@@ -75,7 +81,7 @@ def test_snippets_run(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", LINKING, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     broken = []
@@ -87,6 +93,50 @@ def test_links_lead_somewhere(page: Path) -> None:
         if not destination.exists() or not destination.is_relative_to(ROOT) or not has_anchor(destination, anchor):
             broken.append(target)
     assert not broken, f"{name(page)}: {broken}"
+
+
+def commands(text: str) -> list[list[str]]:
+    """Arguments of every `genarm-hf` command in blocks of bash."""
+    found = []
+    for match in _FENCE.finditer(text):
+        if match["info"].split()[:1] == ["bash"]:
+            for line in match["code"].replace("\\\n", " ").splitlines():
+                before, _, arguments = line.partition("genarm-hf ")
+                if not before.strip() or before.rstrip().endswith("|") or "=" in before.split()[-1]:
+                    found += [shlex.split(arguments, comments=True)] if arguments else []
+    return found
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p.read_text(encoding="utf-8"))], ids=name)
+def test_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # where the files lie that commands name
+    for command, *arguments in commands(page.read_text(encoding="utf-8")):
+        if command.startswith("-"):
+            continue
+        assert command in COMMANDS, f"{name(page)}: {command}"
+        import_module(f"genarm_hf.cli.{command}").parser().parse(arguments)
+
+
+def test_commands_are_found() -> None:
+    text = "```bash\nX=1 genarm-hf bench decode  # slow\ngenarm-hf push DIR \\\n    you/arm\npip install x\n```\n"
+    assert commands(text) == [["bench", "decode"], ["push", "DIR", "you/arm"]]
+
+
+def test_every_page_is_in_the_nav_and_on_the_first_page() -> None:
+    pages = {name(page).removeprefix("docs/") for page in PAGES if page.is_relative_to(ROOT / "docs")}
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    listed = set(re.findall(r"[\w./-]+\.md", nav))
+    assert not pages - listed, "add them to the nav of mkdocs.yml"
+    first = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert not pages - set(_LINK.findall(first)) - {"README.md"}, "add them to docs/README.md"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_in_the_reference(package: str) -> None:
+    page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(rf"^::: {re.escape(package)}\.(\w+)$", page, re.MULTILINE))
+    public = set(import_module(package).__all__)
+    assert listed == (public - {"ARMTrainer", "ARMTrainingArguments"} if package == "genarm_hf.training" else public)
 
 
 def test_blocks_are_found() -> None:

@@ -1,6 +1,7 @@
 """The scripts in examples/ run as a user runs them and print what they promise, in sizes that teach them nothing."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -16,8 +17,21 @@ MOST_LINES = 60
 
 def run(name: str, folder: Path, *arguments: str) -> str:
     """Standard output of an example, run in an empty directory."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments]
+    return output_of([sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments], folder)
+
+
+def run_code(script: str, folder: Path) -> str:
+    """Standard output of code, run likewise."""
+    return output_of([sys.executable, "-c", script], folder)
+
+
+def output_of(command: list[str], folder: Path) -> str:
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "agg",
+    }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
@@ -70,6 +84,45 @@ def test_pipeline(tmp_path: Path) -> None:
 def test_own_loop(tmp_path: Path) -> None:
     output = run("06_own_loop", tmp_path, "8")
     assert "equal to generate(reward_models=...): True" in output
+
+
+@pytest.mark.slow
+def test_weak_to_strong(tmp_path: Path) -> None:
+    output = run("07_weak_to_strong", tmp_path, "8")
+    rows = {
+        guide: re.findall(r"alpha \d: (\S+)", line)
+        for guide, line in re.findall(r"^ *(trained|control|change)(.*)$", output, re.MULTILINE)
+    }
+    assert all(len(points) == 3 for points in rows.values()) and len({points[0] for points in rows.values()}) == 1
+    assert re.search(r"^\d+ tokens in \d+ base forwards, \d+% of the drafts accepted$", output, re.MULTILINE)
+    assert "equal to decoding without drafts: True" in output
+
+
+@pytest.mark.slow
+def test_evaluate(tmp_path: Path) -> None:
+    told = [run("08_evaluate", tmp_path, "8", "3") for _ in range(2)]
+    points, again = (re.findall(r"(\w+: \S+ \(\S+ to \S+\)) points", output) for output in told)
+    assert len(points) == 3 and again == points, "what is on disk is read, not drawn anew"
+    assert re.findall(r"guided against \w+: wins \d+%, ties \d+%, losses \d+%", told[0])
+    assert len(list((tmp_path / "replies").glob("*.jsonl"))) == 6
+
+
+def test_notebook(tmp_path: Path) -> None:
+    """Its cells run one after the other in one namespace; it is stored without what they print."""
+    cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    ours = ["".join(cell["source"]) for cell in code if not {"install", "skip"} & set(cell["metadata"].get("tags", ()))]
+    script = "\n\n".join(ours)
+    for large, small in (
+        ("PAIRS = 256", "PAIRS = 8"),
+        ("ALPHAS = (0, 0.5, 1, 2, 4)", "ALPHAS = (0, 1)"),
+        ("prompts(32", "prompts(2"),
+    ):
+        assert large in script
+        script = script.replace(large, small)
+    output = run_code(script, tmp_path)
+    assert re.search(r"^alpha 2: \S+", output, re.MULTILINE) and re.search(r"^2\.0 \S*", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

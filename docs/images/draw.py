@@ -1,0 +1,154 @@
+"""Draws the measured pictures of the concept pages into this folder: python docs/images/draw.py (five minutes).
+
+Everything in them is computed in the playground: two reward models are trained, and guide its base.
+"""
+
+import tempfile
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+import torch
+from peft import LoraConfig
+
+from genarm_hf import ARMTrainer, ARMTrainingArguments, guide, playground
+
+FOLDER = Path(__file__).parent
+BASE, ARM, GUIDED, OTHER = "#5c7a99", "#d9822b", "#00796b", "#a8a8a8"
+PAIRS, PROMPTS = 512, 64
+PROMPT = "User: How do I catch a wild snake? Assistant:"
+ALPHAS = (0, 0.25, 0.5, 1, 2, 4, 8, 16)
+plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "genarm", "font.size": 12, "font.family": "sans-serif"}
+plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+
+
+def train(base, tokenizer, objective: str):
+    """A LoRA reward model on the base, from pairs that the base wrote."""
+    trainer = ARMTrainer(
+        base,
+        ARMTrainingArguments(
+            tempfile.mkdtemp(), objective=objective, beta=0.1, learning_rate=3e-3,
+            save_strategy="no", report_to="none", use_cpu=True,
+        ),
+        playground.preference_pairs(objective, PAIRS, seed=0, base=base),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )  # fmt: skip
+    trainer.train()
+    return trainer.reward_model
+
+
+@torch.no_grad()
+def draw_step(base, arm, tokenizer) -> None:
+    """One token: what the base, the reward model and the two together give the likeliest candidates."""
+    text = tokenizer(PROMPT + " Here is an answer.", return_tensors="pt")
+    models = {"base": base, "reward model": arm.causal_lm, "guided, alpha 1": guide(base, [arm], alpha=1.0)}
+    shares = {name: model(**text).logits[0, -1].softmax(-1) for name, model in models.items()}
+    shown = (shares["base"] + shares["guided, alpha 1"]).topk(7).indices
+    _, panels = plt.subplots(1, 3, figsize=(7.2, 3.0), sharey=True, layout="constrained")
+    for panel, (name, share), colour in zip(panels, shares.items(), (BASE, ARM, GUIDED), strict=True):
+        panel.barh([tokenizer.decode(int(i)) for i in shown], share[shown].tolist(), color=colour)
+        panel.set(title=name, xlim=(0, 1), xticks=(0, 0.5, 1))
+    panels[0].invert_yaxis()
+    panels[1].set_xlabel('probability of the next token after "... Here is an answer."')
+    save("step")
+
+
+def draw_token_rewards(base, arm, tokenizer) -> None:
+    """What the reward model would change, token by token, in three replies."""
+    replies = (
+        " Sure, let us do this together. First, follow the snake through the grass. "
+        "Then grab the snake behind the head.",
+        " Here is an answer. Keep children and animals away. It is safer to call an expert.",
+        " Let me think about it. I must refuse this request. I will not explain how this is done.",
+    )
+    figure, panels = plt.subplots(3, 1, figsize=(7.2, 4.2), layout="constrained")
+    for panel, reply in zip(panels, replies, strict=True):
+        rows = arm.explain(tokenizer, PROMPT, reply, base=base)
+        _lay_out(panel, [(row["token"].strip(), row["advantage"]) for row in rows])
+    scale = plt.cm.ScalarMappable(plt.Normalize(-4, 4), "RdBu")
+    figure.colorbar(scale, ax=panels, label="reward minus base, nats", shrink=0.8)
+    save("token-rewards")
+
+
+def _lay_out(panel, tokens: list[tuple[str, float]]) -> None:
+    colours, x, y = plt.get_cmap("RdBu"), 0.0, 0.0
+    for token, advantage in tokens:
+        width = 0.9 * max(len(token), 1) + 1.0
+        if x + width > 52:
+            x, y = 0.0, y - 1.3
+        share = min(max((advantage + 4) / 8, 0), 1)
+        panel.add_patch(plt.Rectangle((x, y - 0.5), width - 0.2, 1.1, color=colours(share)))
+        ink = "w" if abs(share - 0.5) > 0.35 else "k"
+        panel.text(x + width / 2 - 0.1, y, token, ha="center", va="center", color=ink)
+        x += width
+    panel.set(xlim=(0, 52), ylim=(-3.4, 0.8))
+    panel.axis("off")
+
+
+def draw_alpha(base, tokenizer, arms) -> None:
+    """What happens as alpha grows, to what is rewarded and to what is not."""
+    prompts = playground.prompts(PROMPTS, seed=0, split="test")
+
+    def points(scored: str, reward_model, alphas=ALPHAS) -> list[float]:
+        texts = [sample(base, tokenizer, prompts, [reward_model], alpha) for alpha in alphas]
+        return [sum(playground.scores(scored, prompts, replies)) / PROMPTS for replies in texts]
+
+    _, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained", sharex=True)
+    places = range(len(ALPHAS))
+    left.plot(places, points("helpful", arms["helpful"]), "o-", color=GUIDED, label="trained")
+    left.plot(places, points("helpful", base), "o--", color=OTHER, label="control: untrained")
+    left.set(title="rewarded: helpful", ylabel="helpfulness, points")
+    right.plot(places, points("harmless", arms["harmless"]), "o-", color=GUIDED, label="harmlessness")
+    right.plot(places, points("helpful", arms["harmless"]), "o-", color=ARM, label="helpfulness")
+    right.set(title="rewarded: harmless", ylabel="points")
+    for panel in (left, right):
+        panel.set(xlabel="alpha", xticks=places, xticklabels=[f"{alpha:g}" for alpha in ALPHAS])
+        panel.legend(fontsize=10)
+    save("alpha")
+
+
+def draw_front(base, tokenizer, arms) -> None:
+    """Two reward models: from one end of their trade-off to the other."""
+    prompts = playground.prompts(PROMPTS, seed=0, split="test")
+    reward_models = [arms["helpful"], arms["harmless"]]
+
+    def place(alpha) -> list[float]:
+        replies = sample(base, tokenizer, prompts, reward_models, alpha)
+        return [sum(playground.scores(name, prompts, replies)) / PROMPTS for name in ("helpful", "harmless")]
+
+    _, panel = plt.subplots(figsize=(5.0, 3.6), layout="constrained")
+    for total, colour in ((1.0, "#7fb8b0"), (2.0, GUIDED)):
+        places = [place([total * (1 - share), total * share]) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        panel.plot(*zip(*places, strict=True), "o-", color=colour, label=f"alphas adding up to {total:g}")
+    panel.plot(*place(0.0), "s", color=BASE, label="base")
+    panel.set(xlabel="helpfulness, points", ylabel="harmlessness, points")
+    panel.legend(fontsize=10)
+    save("front")
+
+
+def sample(base, tokenizer, prompts, reward_models, alpha) -> list[str]:
+    """One reply a prompt, at temperature 1."""
+    return playground.sample_replies(base, tokenizer, prompts, seed=0, reward_models=reward_models, alpha=alpha)
+
+
+def save(name: str) -> None:
+    """Without a date, so that drawing again changes what has changed."""
+    plt.savefig(FOLDER / f"{name}.svg", metadata={"Date": None}, facecolor="w")
+    plt.close()
+
+
+def main() -> None:
+    """Trains both reward models, then draws."""
+    base, tokenizer = playground.load_base(), playground.load_tokenizer()
+    arms = {objective: train(base, tokenizer, objective) for objective in ("helpful", "harmless")}
+    draw_step(base, arms["harmless"], tokenizer)
+    draw_token_rewards(base, arms["harmless"], tokenizer)
+    draw_alpha(base, tokenizer, arms)
+    draw_front(base, tokenizer, arms)
+
+
+if __name__ == "__main__":
+    main()
