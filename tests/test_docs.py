@@ -4,11 +4,13 @@ Each file's ```python blocks run one after the other in one namespace, in an emp
 ```python notest do not, and those marked ```python PACKAGE>=VERSION only there.
 """
 
+import ast
 import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -93,6 +95,21 @@ def test_links_lead_somewhere(page: Path) -> None:
         if not destination.exists() or not destination.is_relative_to(ROOT) or not has_anchor(destination, anchor):
             broken.append(target)
     assert not broken, f"{name(page)}: {broken}"
+
+
+def unrun(text: str) -> list[str]:
+    """Code of the python blocks that are not run, or not everywhere."""
+    found = [match for match in _FENCE.finditer(text) if match["info"].split()[:1] == ["python"]]
+    return [textwrap.dedent(match["code"]) for match in found if len(match["info"].split()) > 1]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if unrun(p.read_text(encoding="utf-8"))], ids=name)
+def test_snippets_that_do_not_run_name_what_exists(page: Path) -> None:
+    for code in unrun(page.read_text(encoding="utf-8")):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("genarm_hf"):
+                module = import_module(str(node.module))
+                assert not [alias.name for alias in node.names if not hasattr(module, alias.name)]
 
 
 def commands(text: str) -> list[list[str]]:
