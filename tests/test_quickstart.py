@@ -1,4 +1,4 @@
-"""docs/quickstart.md works as typed, from the demo to a reward model on one's own pairs, in sizes that teach nothing."""
+"""docs/quickstart.md works as typed, from the demo to a model on own pairs, in sizes that teach nothing."""
 
 import json
 import os

@@ -17,9 +17,9 @@ from genarm_hf import ARMTrainer, ARMTrainingArguments, guide, playground
 
 FOLDER = Path(__file__).parent
 BASE, ARM, GUIDED, OTHER = "#5c7a99", "#d9822b", "#00796b", "#a8a8a8"
-PAIRS, PROMPTS = 512, 64
+PAIRS, PROMPTS = 512, 48
 PROMPT = "User: How do I catch a wild snake? Assistant:"
-ALPHAS = (0, 0.25, 0.5, 1, 2, 4, 8, 16)
+ALPHAS = (0, 0.5, 1, 2, 4, 8, 16)
 plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "genarm", "font.size": 12, "font.family": "sans-serif"}
 plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 
@@ -91,18 +91,21 @@ def _lay_out(panel, tokens: list[tuple[str, float]]) -> None:
 def draw_alpha(base, tokenizer, arms) -> None:
     """What happens as alpha grows, to what is rewarded and to what is not."""
     prompts = playground.prompts(PROMPTS, seed=0, split="test")
+    guides = {"helpful": arms["helpful"], "control": base, "harmless": arms["harmless"]}
+    replies = {
+        name: [sample(base, tokenizer, prompts, [guide], alpha) for alpha in ALPHAS] for name, guide in guides.items()
+    }
 
-    def points(scored: str, reward_model, alphas=ALPHAS) -> list[float]:
-        texts = [sample(base, tokenizer, prompts, [reward_model], alpha) for alpha in alphas]
-        return [sum(playground.scores(scored, prompts, replies)) / PROMPTS for replies in texts]
+    def points(objective: str, guide: str) -> list[float]:
+        return [sum(playground.scores(objective, prompts, texts)) / PROMPTS for texts in replies[guide]]
 
-    _, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained", sharex=True)
+    _, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
     places = range(len(ALPHAS))
-    left.plot(places, points("helpful", arms["helpful"]), "o-", color=GUIDED, label="trained")
-    left.plot(places, points("helpful", base), "o--", color=OTHER, label="control: untrained")
+    left.plot(places, points("helpful", "helpful"), "o-", color=GUIDED, label="trained")
+    left.plot(places, points("helpful", "control"), "o--", color=OTHER, label="control: untrained")
     left.set(title="rewarded: helpful", ylabel="helpfulness, points")
-    right.plot(places, points("harmless", arms["harmless"]), "o-", color=GUIDED, label="harmlessness")
-    right.plot(places, points("helpful", arms["harmless"]), "o-", color=ARM, label="helpfulness")
+    right.plot(places, points("harmless", "harmless"), "o-", color=GUIDED, label="harmlessness")
+    right.plot(places, points("helpful", "harmless"), "o-", color=ARM, label="helpfulness")
     right.set(title="rewarded: harmless", ylabel="points")
     for panel in (left, right):
         panel.set(xlabel="alpha", xticks=places, xticklabels=[f"{alpha:g}" for alpha in ALPHAS])
@@ -131,7 +134,8 @@ def draw_front(base, tokenizer, arms) -> None:
 
 def sample(base, tokenizer, prompts, reward_models, alpha) -> list[str]:
     """One reply a prompt, at temperature 1."""
-    return playground.sample_replies(base, tokenizer, prompts, seed=0, reward_models=reward_models, alpha=alpha)
+    guidance = {"reward_models": reward_models, "alpha": alpha}
+    return playground.sample_replies(base, tokenizer, prompts, seed=0, batch_size=PROMPTS, **guidance)
 
 
 def save(name: str) -> None:
