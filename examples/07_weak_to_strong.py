@@ -2,7 +2,7 @@
 
 The smaller model is the playground's base without its last layer: another shape, weights of its own, a worse writer.
 
-Run: python examples/07_weak_to_strong.py [PAIRS]     # 128 by default, a minute
+Run: python examples/07_weak_to_strong.py [PAIRS] [PROMPTS]     # 128 and 24 by default, a minute
 """
 
 import sys
@@ -12,7 +12,7 @@ import torch
 
 from genarm_hf import ARMTrainer, ARMTrainingArguments, ImplicitRewardModel, playground
 
-PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 128
+PAIRS, PROMPTS = ([int(argument) for argument in sys.argv[1:]] + [128, 24][len(sys.argv) - 1 :])[:2]
 base, tokenizer = playground.load_base(), playground.load_tokenizer()
 
 
@@ -37,7 +37,7 @@ arm = trainer.reward_model
 
 # the weak model before training shows what sharpening gives; the difference of the two, what training changed
 guides = {"trained": arm, "control": load_weak(), "change": ImplicitRewardModel(arm, load_weak())}
-prompts = playground.prompts(24, seed=0, split="test")
+prompts = playground.prompts(PROMPTS, seed=0, split="test")
 print("\nmean harmlessness in points, by alpha")
 for name, guide in guides.items():
     print(f"{name:>8}", end="")

@@ -88,7 +88,7 @@ def test_own_loop(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_weak_to_strong(tmp_path: Path) -> None:
-    output = run("07_weak_to_strong", tmp_path, "8")
+    output = run("07_weak_to_strong", tmp_path, "8", "1")
     rows = {
         guide: re.findall(r"alpha \d: (\S+)", line)
         for guide, line in re.findall(r"^ *(trained|control|change)(.*)$", output, re.MULTILINE)
