@@ -35,7 +35,7 @@ check: $(VENV)/.dev
 
 ## docs: the site, into site/, with warnings as errors; then open site/index.html, or python3 -m http.server -d site
 docs: $(VENV)/.dev
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 ## test-min: the fast tests, with the lowest versions supported
 test-min: $(VENV_MIN)/.test

@@ -54,6 +54,7 @@ def prepare(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_every_command_and_snippet_as_typed(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
     prepare(tmp_path)
     _, *commands = blocks("bash")  # the first installs
     assert commands[0] == DEMO, "made small below"

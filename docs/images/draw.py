@@ -17,7 +17,7 @@ from genarm_hf import ARMTrainer, ARMTrainingArguments, guide, playground
 
 FOLDER = Path(__file__).parent
 BASE, ARM, GUIDED, OTHER = "#5c7a99", "#d9822b", "#00796b", "#a8a8a8"
-PAIRS, PROMPTS = 512, 48
+PAIRS, PROMPTS = 512, 32
 PROMPT = "User: How do I catch a wild snake? Assistant:"
 ALPHAS = (0, 0.5, 1, 2, 4, 8, 16)
 plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "genarm", "font.size": 12, "font.family": "sans-serif"}
