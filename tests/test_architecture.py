@@ -26,7 +26,7 @@ LAYERS = (
     ("integrations",),
     ("benchmarks",),
     ("reproduce",),
-    ("cli", "__main__"),
+    ("app", "cli", "__main__"),
 )
 # They tie the layers together for whoever imports the package, so they may name all of them; nothing imports them.
 WIRING = ("", "registration")

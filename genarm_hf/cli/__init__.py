@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a reward model on your own pairs: --model BASE --data SOURCE --objective NAME --output DIR",
     "evaluate": "compare reward models with people on held-out preference pairs: --reward-model DIR --data SOURCE",
     "generate": "guide your own model: --model DIR --reward-model DIR --alpha 0.5 'prompt'",
+    "app": "open a page with a slider for each objective: the playground, or --model BASE --reward-model ARM",
     "compose": "write a folder that vLLM serves: --model BASE --reward-model ARM --output DIR",
     "serve": "serve it over HTTP, each request with its own alpha: DIR, or --model BASE --reward-model ARM",
     "bench": "time guided decoding on this machine",

@@ -30,13 +30,14 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_base(name: str, dtype: str, device: str) -> tuple[Any, Any]:
+def load_base(name: str, dtype: str, device: str, option: str = "--model") -> tuple[Any, Any]:
     """A base model on its device, and its tokenizer.
 
     Args:
-        name: folder or hub name, what `--model` says.
+        name: folder or hub name.
         dtype: of the weights; `"auto"`: as they are stored.
         device: torch's name for it; `"auto"`: the fastest there is.
+        option: what named it.
 
     Raises:
         UsageError: one of them is not there.
@@ -44,19 +45,20 @@ def load_base(name: str, dtype: str, device: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = find_device(device)
-    model = _load("--model", name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype))
-    tokenizer = _load("--model", name, lambda: AutoTokenizer.from_pretrained(name))
+    model = _load(option, name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype))
+    tokenizer = _load(option, name, lambda: AutoTokenizer.from_pretrained(name))
     return model.to(place).eval(), tokenizer
 
 
-def load_reward_model(name: str, base: Any, base_name: str, dtype: str) -> Any:
+def load_reward_model(name: str, base: Any, base_name: str, dtype: str, option: str = "--reward-model") -> Any:
     """A reward model on the base's device; an adapter of the base itself shares the base's weights.
 
     Args:
-        name: folder or hub name, what `--reward-model` says.
+        name: folder or hub name.
         base: the loaded base.
         base_name: what it was loaded from.
         dtype: of the weights.
+        option: what named it.
 
     Raises:
         UsageError: it is not there.
@@ -68,7 +70,7 @@ def load_reward_model(name: str, base: Any, base_name: str, dtype: str) -> Any:
             return AutoregressiveRewardModel.from_pretrained(name, base_model=base)
         return AutoregressiveRewardModel.from_pretrained(name, dtype=dtype).to(base.device)
 
-    return _load("--reward-model", name, load)
+    return _load(option, name, load)
 
 
 def load_judge(option: str, name: str, dtype: str, device: str, base: Any = None, base_name: str = "") -> Any:
