@@ -70,14 +70,12 @@ def understands(text: str) -> bool:
 def _train(
     base: Any, tokenizer: Any, objectives: Sequence[str], pairs: int, folder: Path, say: Callable[[str], Any]
 ) -> None:
-    from transformers import TrainerCallback
+    from ..cli import demo, experiment
 
-    from ..cli import experiment
-
-    say(f"Training the playground's reward models, once, into {folder} (about a minute):")
-    for objective in objectives:
-        say(f"  {objective}, on {pairs} preference pairs ...")
-        drawn = playground.preference_pairs(objective, pairs, seed=0, base=base)
-        options = experiment.Training(objective, seed=0, rank=RANK)
-        with threads(1):  # more are slower on models this small
-            experiment.train(base, tokenizer, drawn, options, folder / objective, TrainerCallback())
+    say(f"The playground's reward models are trained now, once, into {folder} (a minute or two).")
+    with threads(1):  # more are slower on models this small
+        for objective in objectives:
+            say(f"{objective}: drawing {pairs} preference pairs, then training on them")
+            drawn = playground.preference_pairs(objective, pairs, seed=0, base=base, batch_size=64, show_progress=True)
+            options = experiment.Training(objective, seed=0, rank=RANK)
+            experiment.train(base, tokenizer, drawn, options, folder / objective, demo.training_bar())

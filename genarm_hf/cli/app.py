@@ -36,6 +36,10 @@ class AppOptions:
         metadata={"help": "address to listen at; 0.0.0.0: other machines may open the page", "metavar": "H"},
     )
     port: int = field(default=7860, metadata={"help": "port to listen at", "metavar": "P"})
+    pairs: int = field(
+        default=320,
+        metadata={"help": "preference pairs that each of the playground's reward models learns from", "metavar": "N"},
+    )
     fixed: bool = field(default=False, metadata={"help": "visitors may not load other models"})
 
 
@@ -73,6 +77,8 @@ def _check(options: AppOptions) -> None:
         raise UsageError("`--model` and `--reward-model` belong together; leave both out for the playground.")
     if not 1 <= options.port <= 65535:
         raise UsageError(f"`--port` must be between 1 and 65535, got {options.port}.")
+    if options.pairs < 1:
+        raise UsageError(f"`--pairs` must be at least 1, got {options.pairs}.")
 
 
 def _open(options: AppOptions) -> "Ensemble":
@@ -81,7 +87,7 @@ def _open(options: AppOptions) -> "Ensemble":
     if options.model:
         return _load(options, options.model, options.reward_model)
     with quiet():
-        return open_playground(say=lambda text: print(text, flush=True))
+        return open_playground(pairs=options.pairs, say=lambda text: print(text, flush=True))
 
 
 def _load(options: AppOptions, base: str, arms: Sequence[str]) -> "Ensemble":

@@ -145,11 +145,11 @@ def _train(options: DemoOptions, base: Any, tokenizer: Any, pairs: list[Any], di
 
     _step(3, f"Training a LoRA reward model to put chosen above rejected (beta {options.beta:g}, one epoch).")
     training = experiment.Training(options.objective, options.seed, options.beta, options.learning_rate)
-    size = experiment.train(base, tokenizer, pairs, training, directory, _training_bar())
+    size = experiment.train(base, tokenizer, pairs, training, directory, training_bar())
     print(f"    {size:,} parameters trained, saved to {directory}")
 
 
-def _training_bar() -> Any:
+def training_bar() -> Any:
     """A progress bar that shows loss and accuracy as they run."""
     from tqdm.auto import tqdm
     from transformers import TrainerCallback
