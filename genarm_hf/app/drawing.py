@@ -89,28 +89,29 @@ def _worth(objectives: Sequence[str], values: Sequence[float], unit: str) -> str
 
 
 def _tokens(reply: Reply, objectives: Sequence[str], credits: Sequence[Sequence[Credit]], shown: str) -> str:
-    spans = []
     column = list(objectives).index(shown) if shown in objectives else None
+    spans = []
     for place, piece in enumerate(reply.pieces):
         here = [of_one[place] for of_one in credits]
-        tip = escape(tooltip(piece, objectives, here, reply.alphas[place]))
+        word = piece.lstrip() or ("end" if reply.ended and place == len(reply.pieces) - 1 else "")
+        tip = escape(tooltip(word, objectives, here, reply.alphas[place])).replace("\n", "&#10;")
         color = "" if column is None else f' style="{_background(here[column].advantage)}"'
-        # the arrow keys move on from here, see `page.KEYS`
-        focus = 0 if place == 0 else -1
-        text = escape(piece) if piece else "&#9633;"
-        spans.append(f'<span class="word" tabindex="{focus}" role="note" aria-label="{tip}"{color}>{text}</span>')
+        kind = "word" if piece.strip() else "word mark"
+        # the arrow keys move on from the first one, see page.js
+        attributes = f'class="{kind}" tabindex="{-1 if place else 0}" role="note" aria-label="{tip}"{color}'
+        spans.append(f"{piece[: len(piece) - len(piece.lstrip())]}<span {attributes}>{escape(word) or '&nbsp;'}</span>")
     return "".join(spans)
 
 
-def tooltip(piece: str, objectives: Sequence[str], credits: Sequence[Credit], alpha: Sequence[float]) -> str:
+def tooltip(word: str, objectives: Sequence[str], credits: Sequence[Credit], alpha: Sequence[float]) -> str:
     """The numbers of one word, a line for each objective.
 
     Example:
-        >>> print(tooltip(" snake", ["harmless"], [Credit(-3.0, -1.0)], [0.5]))
-        “snake”
+        >>> print(tooltip("snake", ["harmless"], [Credit(-3.0, -1.0)], [0.5]))
+        snake
         harmless -2.00 (reward -3.00, base -1.00), alpha 0.5
     """
-    lines = [f"“{piece.strip()}”" if piece.strip() else "end of text"]
+    lines = [word or "(part of a character)"]
     for name, credit, strength in zip(objectives, credits, alpha, strict=True):
         numbers = f"reward {_signed(credit.reward)}, base {_signed(credit.habit)}"
         lines.append(f"{name} {_signed(credit.advantage)} ({numbers}), alpha {strength:g}")
@@ -143,10 +144,10 @@ def picture(path: Sequence[Point], now: Point | None, objectives: Sequence[str],
     single = len(objectives) == 1
     names = (f"alpha of {objectives[0]}", objectives[0]) if single else (objectives[0], objectives[1])
     points = [*path, *([now] if now else [])]
-    scale = _Scale([_place(point) for point in points])
+    scale = _Scale([_place(point) for point in points], now and _place(now))
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (scale(_place(point)) for point in path[0 if single else 1 :]))
     marks = [_mark(point, scale, objectives, "base" if place == 0 else "setting") for place, point in enumerate(path)]
-    marks += [_mark(now, scale, objectives, "now")] if now else []
+    marks += [_bars(now, scale), _mark(now, scale, objectives, "now")] if now else []
     said = f"Trade-off of {names[0]} and {names[1]} in {unit}. " + (_said(now, objectives) if now else "")
     return (
         f'<figure class="picture"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(said)}">'
@@ -175,9 +176,10 @@ def _said(point: Point, objectives: Sequence[str]) -> str:
 class _Scale:
     """From worth to the picture's own units."""
 
-    def __init__(self, places: Sequence[tuple[Interval, Interval]]) -> None:
-        self._x = _span([x.mean for x, _ in places])
-        self._y = _span([y.mean for _, y in places])
+    def __init__(self, places: Sequence[tuple[Interval, Interval]], now: tuple[Interval, Interval] | None) -> None:
+        x, y = ([place[axis].mean for place in places] for axis in (0, 1))
+        self._x = _span([*x, now[0].low, now[0].high] if now else x)
+        self._y = _span([*y, now[1].low, now[1].high] if now else y)
 
     def __call__(self, place: tuple[Interval, Interval]) -> tuple[float, float]:
         return self.at(place[0].mean, place[1].mean)
@@ -236,3 +238,13 @@ def _mark(point: Point, scale: _Scale, objectives: Sequence[str], kind: str) -> 
     x, y = scale(_place(point))
     title = f"<title>{escape(_said(point, objectives))}</title>"
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{8 if kind == "now" else 5}">{title}</circle>'
+
+
+def _bars(point: Point, scale: _Scale) -> str:
+    """The 95 % intervals of a point."""
+    across, up = _place(point)
+    left, right = (scale.at(x, up.mean) for x in (across.low, across.high))
+    bottom, top = (scale.at(across.mean, y) for y in (up.low, up.high))
+    return (
+        f'<path class="bar" d="M{left[0]:.1f} {left[1]:.1f}H{right[0]:.1f}M{top[0]:.1f} {top[1]:.1f}V{bottom[1]:.1f}"/>'
+    )

@@ -1,9 +1,9 @@
 """Who plays: a base, the reward models that pull at it, and how each of them is asked."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class Ensemble:
         tokenizer: the base's.
         arms: the reward models.
         objectives: what each of them rewards, no two names alike.
-        requests: a few to choose from.
+        requests: a few to choose from, by what they are called on the page.
         template: of what the base reads, with `{prompt}`; None: its chat template, or the request as it is.
         judge: points of a reply by objective, from `(text, reply)`, where somebody knows them exactly; it gives None
             for texts that it does not understand.
@@ -58,7 +58,7 @@ class Ensemble:
     arms: tuple[Any, ...]
     objectives: tuple[str, ...]
     alphas: tuple[float, ...]
-    requests: tuple[str, ...] = ()
+    requests: Mapping[str, str] = field(default_factory=dict)
     template: str | None = None
     judge: Judge | None = None
     threads: int | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import drawing
 from .ensemble import MOST_REWARD_MODELS, Ensemble
 from .session import LARGEST_ALPHA, Session, View, sentence, told
+from .tradeoff import REPLIES
 from .writing import Manner
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class _Parts:
 
     session: Any
     request: Any
+    others: Any
     sliders: list[Any]
     write: Any
     stop: Any
@@ -44,12 +46,13 @@ class _Parts:
     explore: Any
 
 
-def serve(ensemble: Ensemble, load: Loader | None = None, **launch: Any) -> Any:
+def serve(ensemble: Ensemble, load: Loader | None = None, samples: int = REPLIES, **launch: Any) -> Any:
     """Open the page on a port of this machine.
 
     Args:
         ensemble: what the page starts with.
         load: opens the models that a visitor names; None: nobody may choose others, as befits a public page.
+        samples: replies that each setting of the picture is measured on, 2 or more.
         **launch: arguments of gradio's `launch()`, such as `server_name`, `server_port`.
 
     Returns:
@@ -58,7 +61,7 @@ def serve(ensemble: Ensemble, load: Loader | None = None, **launch: Any) -> Any:
     Raises:
         ImportError: gradio is not installed.
     """
-    page = build(ensemble, load)
+    page = build(ensemble, load, samples)
     look = {
         "theme": _theme(),
         "css_paths": _HERE / "page.css",
@@ -67,12 +70,12 @@ def serve(ensemble: Ensemble, load: Loader | None = None, **launch: Any) -> Any:
     return page.launch(footer_links=[], share=False, ssr_mode=False, **look, **launch)
 
 
-def build(ensemble: Ensemble, load: Loader | None = None) -> "gr.Blocks":
+def build(ensemble: Ensemble, load: Loader | None = None, samples: int = REPLIES) -> "gr.Blocks":
     """The page, not yet served; arguments as those of [`serve`]."""
     gr = gradio()
     with gr.Blocks(title=f"GenARM: {TITLE.lower()}", analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\n{LEAD}", elem_id="lead")
-        session = gr.State(Session(ensemble))
+        session = gr.State(Session(ensemble, samples=samples))
         with gr.Row(elem_id="stage"):
             parts = _stage(session, ensemble)
         _connect(page, parts)
@@ -105,11 +108,12 @@ def _theme() -> Any:
 def _stage(session: Any, ensemble: Ensemble) -> _Parts:
     gr = gradio()
     with gr.Column(elem_id="controls", min_width=280):
-        request = gr.Textbox(
-            ensemble.requests[0] if ensemble.requests else "", label="Request", lines=1, max_lines=4, elem_id="request"
-        )
-        if ensemble.requests:
-            gr.Examples([[text] for text in ensemble.requests], [request], label="Others", elem_id="requests")
+        known = list(ensemble.requests.values())
+        request = gr.Textbox(*known[:1], label="Request", lines=1, max_lines=4, elem_id="request")
+        others = gr.Examples(
+            [[text] for text in known] or [[""]], [request], label="or ask about", elem_id="requests",
+            example_labels=list(ensemble.requests) or None, visible=bool(known),
+        )  # fmt: skip
         sliders = [_slider(ensemble, place) for place in range(MOST_REWARD_MODELS)]
         with gr.Row(elem_id="buttons"):
             write = gr.Button("Write", variant="primary", elem_id="write", min_width=120)
@@ -117,23 +121,22 @@ def _stage(session: Any, ensemble: Ensemble) -> _Parts:
         manner = _manner()
     with gr.Column(elem_id="words"):
         notice = gr.HTML(elem_id="notice")
-        colors = gr.Radio(
-            [*ensemble.objectives, PLAIN], value=ensemble.objectives[-1], label="Colour words by", elem_id="colors"
-        )
-        gr.HTML(drawing.legend(), elem_id="legend")
+        choices = {"choices": [*ensemble.objectives, PLAIN], "value": ensemble.objectives[-1]}
+        colors = gr.Radio(**choices, label="Colour words by", elem_id="colors")
         cards = gr.HTML(elem_id="cards")
+        gr.HTML(drawing.legend(), elem_id="legend")
     with gr.Column(elem_id="tradeoff", min_width=280):
         picture = gr.HTML(drawing.picture([], None, ensemble.objectives, ""), elem_id="picture")
         explore = gr.Button("Measure the picture", elem_id="explore", visible=not ensemble.quick)
-    return _Parts(session, request, sliders, write, stop, picture, colors, cards, notice, manner, explore)
+    return _Parts(session, request, others, sliders, write, stop, picture, colors, cards, notice, manner, explore)
 
 
 def _slider(ensemble: Ensemble, place: int) -> Any:
     """The slider of a reward model; there are as many as there can ever be, and those without one are hidden."""
-    return gradio().Slider(0, LARGEST_ALPHA, step=0.1, elem_id=f"alpha-{place}", **_slider_says(ensemble, place))
+    return gradio().Slider(0, LARGEST_ALPHA, step=0.1, elem_id=f"alpha-{place}", **_says(ensemble, place))
 
 
-def _slider_says(ensemble: Ensemble, place: int) -> dict[str, Any]:
+def _says(ensemble: Ensemble, place: int) -> dict[str, Any]:
     if place >= len(ensemble.arms):
         return {"value": 0.0, "label": "none", "visible": False}
     return {"value": ensemble.alphas[place], "label": f"{ensemble.objectives[place]} (alpha)", "visible": True}
@@ -161,19 +164,23 @@ def _add_models(parts: _Parts, load: Loader) -> None:
         )
         button = gr.Button("Load", elem_id="load")
 
-    def choose(session: Session, base: str, arms: str, *sliders: float) -> list[Any]:
+    def choose(session: Session, base: str, arms: str) -> dict[Any, Any]:
         try:
             session.choose(load(base, arms.splitlines()))
         except Exception as error:
-            return [drawing.notice(sentence(error)), *(gr.skip() for _ in range(5 + MOST_REWARD_MODELS))]
+            return {parts.notice: drawing.notice(sentence(error))}
         found = session.ensemble
-        colors = gr.update(choices=[*found.objectives, PLAIN], value=found.objectives[-1])
-        updates = [gr.update(**_slider_says(found, place)) for place in range(MOST_REWARD_MODELS)]
-        said = drawing.notice(f"Loaded. {base.strip()} is guided by {', '.join(found.objectives)}.", "hint")
-        return [said, "", session.picture(), colors, "", gr.update(visible=not found.quick), *updates]
+        said = f"Loaded. {base.strip()} is guided by {', '.join(found.objectives)}."
+        changes = {parts.notice: drawing.notice(said, "hint"), parts.cards: "", parts.request: ""}
+        changes |= {parts.picture: session.picture(), parts.explore: gr.update(visible=not found.quick)}
+        changes |= {parts.others.dataset: gr.update(visible=False)}  # these were the other models' requests
+        changes |= {parts.colors: gr.update(choices=[*found.objectives, PLAIN], value=found.objectives[-1])}
+        return changes | {slider: gr.update(**_says(found, place)) for place, slider in enumerate(parts.sliders)}
 
-    outputs = [parts.notice, parts.cards, parts.picture, parts.colors, parts.request, parts.explore, *parts.sliders]
-    button.click(choose, [parts.session, base, arms], outputs, api_visibility="private")
+    outputs = [parts.notice, parts.cards, parts.request, parts.picture, parts.explore, parts.others.dataset]
+    button.click(
+        choose, [parts.session, base, arms], [*outputs, parts.colors, *parts.sliders], api_visibility="private"
+    )
 
 
 # ---------------------------------------------------------------------- what happens when
@@ -185,7 +192,7 @@ def _connect(page: Any, parts: _Parts) -> None:
     at_once = quiet | {"queue": False}
     asks = [parts.session, parts.request, parts.colors, *parts.manner, *parts.sliders]
     many = quiet | {"trigger_mode": "multiple", "concurrency_limit": None}
-    for event in (page.load, parts.write.click, parts.request.submit):
+    for event in (page.load, parts.write.click, parts.request.submit, parts.others.load_input_event.then):
         event(_write, asks, shows, **many)
     for slider in parts.sliders:
         slider.input(_move, [parts.session, *parts.sliders], None, **at_once, trigger_mode="always_last")
@@ -211,7 +218,8 @@ def _write(session: Session, request: str, shown: str, *numbers: Any) -> Iterato
 def _follow(session: Session, *values: float) -> Iterator[tuple[Any, ...]]:
     """The picture's point follows the sliders, where that takes no time."""
     session.move(values)
-    yield from _updates(session.explore if session.ensemble.quick else lambda: iter(()))
+    if session.ensemble.quick:
+        yield from _updates(session.follow)
 
 
 def _explore(session: Session) -> Iterator[tuple[Any, ...]]:

@@ -16,12 +16,12 @@ OBJECTIVES = ("helpful", "harmless")
 ALPHAS = (0.4, 1.2)  # where the sliders start
 PAIRS = 320
 RANK = 8
-REQUESTS = (
-    "How do I catch a wild snake?",
-    "Teach me to cut down a tall tree.",
-    "What is the best way to bake a loaf of bread?",
-    "Can you tell me how to walk across a frozen lake with my children?",
-)
+REQUESTS = {
+    "a wild snake": "How do I catch a wild snake?",
+    "a tall tree": "Teach me to cut down a tall tree.",
+    "a frozen lake": "Can you tell me how to walk across a frozen lake with my children?",
+    "a loaf of bread": "What is the best way to bake a loaf of bread?",
+}
 FOLDER_VARIABLE = "GENARM_HF_APP"
 
 

@@ -4,12 +4,12 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from . import drawing
 from .credit import Credit, credits
 from .ensemble import Asked, Ensemble
-from .tradeoff import Point, judged, measure, settings, unit
+from .tradeoff import REPLIES, Point, judged, measure, settings, unit
 from .writing import STRENGTHS, Dials, Manner, Reply, write
 
 LARGEST_ALPHA = 2.0  # of a slider
@@ -36,11 +36,13 @@ class Session:
         ensemble: the models they play with.
         dials: their sliders.
         strengths: a reply is written at each.
+        samples: replies that each setting of the picture is measured on.
     """
 
     ensemble: Ensemble
     dials: Dials = field(default_factory=Dials)
     strengths: tuple[float, ...] = STRENGTHS
+    samples: int = REPLIES
     _asked: Asked | None = None
     _manner: Manner = field(default_factory=Manner)
     _replies: list[Reply] = field(default_factory=list)
@@ -53,7 +55,7 @@ class Session:
 
     def choose(self, ensemble: Ensemble) -> None:
         """Play with other models from here on."""
-        fresh = Session(ensemble, Dials(ensemble.alphas), self.strengths, _turn=self._turn + 1)
+        fresh = Session(ensemble, Dials(ensemble.alphas), self.strengths, self.samples, _turn=self._turn + 1)
         self.__dict__.update(fresh.__dict__)
 
     def move(self, values: Sequence[float]) -> None:
@@ -113,15 +115,21 @@ class Session:
         """Measure the settings of the picture, if that was not done for this request, and where the sliders stand."""
         if self._asked is None:
             return
-        asked, arms = self._asked, len(self.ensemble.arms)
-        fast = replace(self._manner, pace=0.0)
+        asked, alphas = self._asked, settings(len(self.ensemble.arms), LARGEST_ALPHA)
         if not self._path:
-            path = measure(self.ensemble, asked, settings(arms, LARGEST_ALPHA), fast)
+            path = measure(self.ensemble, asked, alphas, self._manner, self.samples)
             if asked is not self._asked:
                 return  # another request was made meanwhile
             self._path = path
             yield View(picture=self.picture())
-        now = measure(self.ensemble, asked, [self.dials.values], fast)[0]
+        yield from self.follow()
+
+    def follow(self) -> Iterator[View]:
+        """Measure where the sliders stand, if there is a picture to show it in."""
+        asked = self._asked
+        if asked is None or not self._path:
+            return
+        now = measure(self.ensemble, asked, [self.dials.values], self._manner, self.samples)[0]
         if asked is self._asked:
             self._now = now
             yield View(picture=self.picture())

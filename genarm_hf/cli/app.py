@@ -40,6 +40,9 @@ class AppOptions:
         default=320,
         metadata={"help": "preference pairs that each of the playground's reward models learns from", "metavar": "N"},
     )
+    samples: int = field(
+        default=16, metadata={"help": "replies that each setting of the picture is measured on", "metavar": "N"}
+    )
     fixed: bool = field(default=False, metadata={"help": "visitors may not load other models"})
 
 
@@ -65,6 +68,7 @@ def run(options: AppOptions) -> None:
         serve(
             ensemble,
             None if options.fixed else lambda base, arms: _load(options, base, arms),
+            options.samples,
             server_name=options.host,
             server_port=options.port,
             quiet=True,
@@ -77,8 +81,9 @@ def _check(options: AppOptions) -> None:
         raise UsageError("`--model` and `--reward-model` belong together; leave both out for the playground.")
     if not 1 <= options.port <= 65535:
         raise UsageError(f"`--port` must be between 1 and 65535, got {options.port}.")
-    if options.pairs < 1:
-        raise UsageError(f"`--pairs` must be at least 1, got {options.pairs}.")
+    for name, least in (("pairs", 1), ("samples", 2)):
+        if getattr(options, name) < least:
+            raise UsageError(f"`--{name}` must be at least {least}, got {getattr(options, name)}.")
 
 
 def _open(options: AppOptions) -> "Ensemble":

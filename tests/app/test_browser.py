@@ -37,7 +37,7 @@ class Visit:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     chromium()
-    with serving(tmp_path_factory.mktemp("app"), "--pairs", "8") as running:
+    with serving(tmp_path_factory.mktemp("app"), "--pairs", "8", "--samples", "2") as running:
         yield running
 
 
@@ -154,6 +154,8 @@ def test_models_of_ones_own(desktop, base_dir, arm_dir):
     request = page.locator("#request textarea, #request input").first
     request.fill("w5 w6")
     request.press("Enter")
+    page.wait_for_function("document.querySelector('.cards[aria-busy=true] .card.live .reply')?.innerText.length > 8")
+    page.get_by_role("button", name="Stop").click()
     page.locator('.cards[aria-busy="false"]').wait_for()
     page.get_by_role("button", name="Measure the picture").click()
     page.locator("circle.now").wait_for()

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from genarm_hf.app.credit import Credit
-from genarm_hf.app.drawing import cards, legend, notice, picture, tooltip
+from genarm_hf.app.drawing import cards, legend, notice, picture
 from genarm_hf.app.tradeoff import Point
 from genarm_hf.app.writing import Reply
 from genarm_hf.evaluation import Interval
@@ -39,11 +39,11 @@ def test_growing_replies_have_a_cursor_until_they_end():
 def test_words_are_coloured_by_one_objective_and_tell_of_all():
     credits = [[[credit(2.5), credit(-1.25)], [credit(0.0), credit(9.0)]]]
     drawn = cards([reply()], NAMES, credits, "helpful", [[1.5, -2.0]], "points")
-    first, second = (span for span in parsed(drawn).iter("span") if span.get("class") == "word")
+    first, second = (span for span in parsed(drawn).iter("span") if "word" in span.get("class"))
     assert first.get("style") == "background:rgb(var(--raised) / 0.60)"
     assert second.get("style") == "background:rgb(var(--lowered) / 0.30)"
     assert second.get("aria-label").splitlines() == [
-        "“snake”",
+        "snake",
         "helpful -1.25 (reward -2.25, base -1.00), alpha 1",
         "harmless +9.00 (reward +8.00, base -1.00), alpha 0.5",
     ]
@@ -64,8 +64,12 @@ def test_no_text_is_taken_for_markup():
         assert HOSTILE in "".join(parsed(drawn).itertext())
 
 
-def test_an_end_of_text_is_named():
-    assert tooltip("", NAMES, [credit(1.0)] * 2, [0.0, 0.0]).startswith("end of text\n")
+def test_tokens_without_text_say_what_they_are():
+    credits = [[[credit(1.0)] * 3, [credit(1.0)] * 3]]
+    drawn = cards([reply(pieces=("", "é", ""))], NAMES, credits)
+    part, _, end = (span for span in parsed(drawn).iter("span"))
+    assert part.get("aria-label").startswith("(part of a character)\n") and part.get("class") == "word mark"
+    assert end.get("aria-label").startswith("end\n") and end.text == "end"
 
 
 def test_notices():

@@ -19,14 +19,14 @@ def test_adapters_share_the_bases_weights(playground_ensemble):
 
 
 def test_the_judge_is_the_oracle():
-    text = playground.PROMPT_TEMPLATE.format(prompt=REQUESTS[0])
+    text = playground.PROMPT_TEMPLATE.format(prompt=REQUESTS["a wild snake"])
     reply = "I must refuse this request."
     assert judge(text, reply) == [playground.score(name, text, reply) for name in OBJECTIVES]
     assert judge("User: Who was Bach? Assistant:", reply) is None
 
 
 def test_every_request_on_the_page_is_understood():
-    assert all(map(understands, REQUESTS))
+    assert all(map(understands, REQUESTS.values()))
 
 
 def test_the_cache_is_the_users(monkeypatch, tmp_path):

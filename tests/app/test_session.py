@@ -16,7 +16,7 @@ SHORT = Manner(max_new_tokens=5, pace=0)
 
 @pytest.fixture
 def session(tiny_ensemble) -> Session:
-    fresh = Session(tiny_ensemble)
+    fresh = Session(tiny_ensemble, samples=2)
     fresh.move([1.0, 0.5, 0.0, 0.0])  # as many as the page has sliders
     return fresh
 
@@ -59,9 +59,10 @@ def test_the_picture_is_measured_once_a_request_and_the_point_every_time(session
     measured: list[Any] = []
     real = module.measure
 
-    def counting(ensemble, asked, alphas, manner):
+    def counting(ensemble, asked, alphas, manner, replies):
+        assert replies == 2
         measured.append(list(alphas))
-        return real(ensemble, asked, alphas, manner, replies=2)
+        return real(ensemble, asked, alphas, manner, replies)
 
     monkeypatch.setattr(module, "measure", counting)
     list(session.write(REQUEST, SHORT, "brief"))

@@ -13,8 +13,8 @@ def served(monkeypatch):
     """What would have been served; gradio itself is not needed."""
     seen = {}
 
-    def serve(ensemble, load=None, **launch):
-        seen.update(launch, ensemble=ensemble, load=load)
+    def serve(ensemble, load, samples, **launch):
+        seen.update(launch, ensemble=ensemble, load=load, samples=samples)
 
     monkeypatch.setattr(page, "serve", serve)
     monkeypatch.setattr(page, "gradio", lambda: None)
@@ -23,7 +23,8 @@ def served(monkeypatch):
 
 def test_models_of_ones_own(served, capsys, base_dir, arm_dir, lora_dir):
     models = ["--model", str(base_dir), "--reward-model", str(arm_dir), "--reward-model", str(lora_dir)]
-    assert main(["app", *models, "--dtype", "float32", "--device", "cpu", "--port", "7999"]) == 0
+    assert main(["app", *models, "--dtype", "float32", "--device", "cpu", "--port", "7999", "--samples", "3"]) == 0
+    assert served["samples"] == 3
     assert served["ensemble"].objectives == ("helpful", "brief")
     assert (served["server_name"], served["server_port"]) == ("127.0.0.1", 7999)
     assert "http://127.0.0.1:7999" in capsys.readouterr().out
@@ -49,6 +50,7 @@ def test_the_playground_by_default(served, monkeypatch):
         (["--reward-model", "r"], "`--model` and `--reward-model` belong together"),
         (["--port", "0"], "`--port` must be between 1 and 65535, got 0"),
         (["--pairs", "0"], "`--pairs` must be at least 1, got 0"),
+        (["--samples", "1"], "`--samples` must be at least 2, got 1"),
         (["--model", "./nowhere", "--reward-model", "r"], "there is no folder './nowhere'"),
     ],
 )
