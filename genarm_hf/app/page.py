@@ -85,7 +85,7 @@ def build(ensemble: Ensemble, load: Loader | None = None, samples: int = REPLIES
 
 
 def gradio() -> Any:
-    """The package, told not to report on anybody.
+    """The package.
 
     Raises:
         ImportError: it is not installed.
@@ -133,13 +133,16 @@ def _stage(session: Any, ensemble: Ensemble) -> _Parts:
 
 def _slider(ensemble: Ensemble, place: int) -> Any:
     """The slider of a reward model; there are as many as there can ever be, and those without one are hidden."""
-    return gradio().Slider(0, LARGEST_ALPHA, step=0.1, elem_id=f"alpha-{place}", **_says(ensemble, place))
+    return gradio().Slider(step=0.1, elem_id=f"alpha-{place}", **_says(ensemble, place))
 
 
 def _says(ensemble: Ensemble, place: int) -> dict[str, Any]:
+    """What a slider is to be; a reward model may ask for an alpha outside of the usual range."""
     if place >= len(ensemble.arms):
-        return {"value": 0.0, "label": "none", "visible": False}
-    return {"value": ensemble.alphas[place], "label": f"{ensemble.objectives[place]} (alpha)", "visible": True}
+        return {"minimum": 0.0, "maximum": LARGEST_ALPHA, "value": 0.0, "label": "none", "visible": False}
+    alpha = ensemble.alphas[place]
+    reach = {"minimum": min(0.0, alpha), "maximum": max(LARGEST_ALPHA, alpha), "value": alpha}
+    return reach | {"label": f"{ensemble.objectives[place]} (alpha)", "visible": True}
 
 
 def _manner() -> list[Any]:
