@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from ..cli.conftest import WORDS, build_tokenizer
+from ..conftest import tiny
 from .browser import browsing, chromium, serving
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -84,7 +86,7 @@ def test_it_shows_the_point_by_itself(desktop):
 
 def test_a_slider_moved_by_keys_acts_on_the_reply_that_is_being_written(desktop):
     page = desktop.page
-    page.get_by_role("button", name="Write").click()
+    page.get_by_role("button", name="Write", exact=True).click()
     page.wait_for_function("document.querySelector('.cards[aria-busy=true] .card.live .reply')?.innerText.length > 12")
     page.locator("#alpha-1 input[type=range]").focus()
     page.keyboard.press("End")
@@ -125,14 +127,13 @@ def test_an_empty_request_is_answered_by_a_sentence(desktop):
 
 @pytest.mark.parametrize("case", ["unknown base", "other vocabulary"])
 def test_models_that_do_not_fit_are_refused_in_a_sentence(desktop, base_dir, case, tmp_path):
-    from ..conftest import tiny
-
     page = desktop.page
     if case == "unknown base":
         names, said = ("/no/such/base", str(base_dir)), "there is no folder '/no/such/base'"
     else:
-        tiny("gpt2", vocab_size=60).save_pretrained(tmp_path)
-        names, said = (str(base_dir), str(tmp_path)), "vocab"
+        tiny("gpt2", seed=3).save_pretrained(tmp_path)
+        build_tokenizer([*WORDS[:3], *reversed(WORDS[3:])]).save_pretrained(tmp_path)
+        names, said = (str(base_dir), str(tmp_path)), "has another vocabulary than"
     if not page.locator("#base").is_visible():
         page.get_by_role("button", name="Other models").click()
     page.locator("#base input, #base textarea").first.fill(names[0])

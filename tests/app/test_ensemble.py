@@ -51,5 +51,5 @@ def test_an_unknown_reward_model_is_named(base_dir):
 def test_other_vocabularies_are_refused_before_anything_is_written(base_dir, tmp_path):
     tiny("gpt2", seed=3).save_pretrained(tmp_path)
     build_tokenizer([*WORDS[:3], *reversed(WORDS[3:])]).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="vocabular"):
+    with pytest.raises(ValueError, match="has another vocabulary than"):
         load(str(base_dir), [str(tmp_path)], "float32", "cpu")
