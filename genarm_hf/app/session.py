@@ -48,6 +48,7 @@ class Session:
     _replies: list[Reply] = field(default_factory=list)
     _credits: list[list[list[Credit]]] = field(default_factory=list)
     _worth: list[list[float]] = field(default_factory=list)
+    _subject: tuple[str, float, int] | None = None  # of the picture
     _path: list[Point] = field(default_factory=list)
     _now: Point | None = None
     _turn: int = 0  # counts writings, so that one notices that another has begun
@@ -77,8 +78,9 @@ class Session:
         self._turn += 1
         turn, self._stopped = self._turn, False
         asked = self.ensemble.ask(request)
-        if self._asked is None or asked.text != self._asked.text or manner.temperature != self._manner.temperature:
-            self._path = []
+        subject = (asked.text, manner.temperature, manner.max_new_tokens)
+        if subject != self._subject:
+            self._subject, self._path = subject, []
         self._asked, self._manner, self._now = asked, manner, None
         self._replies, self._credits, self._worth = [], [], []
         yield View(notice=self._remark(asked), picture=None if self._path else self.picture())
