@@ -3,31 +3,46 @@
 A system is any callable `system(prompts, seed) -> replies`; [`guided`] and [`from_decoder`] make some. One file holds
 one run of one system under one seed, a line for each sample; beside it, `NAME.manifest.json` says how it came about.
 What is drawn depends on the run's seed and on the rows of a batch alone, and how rows are batched on all rows alone, so
-a resumed run draws what it would have drawn.
+a resumed run draws what it would have drawn, and so do several processes that share the batches.
 """
 
 import hashlib
-import json
-import os
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from transformers.utils import logging
-
-logger = logging.get_logger(__name__)
+from . import run_files
+from .manifest import Row, manifest_of, to_bytes
 
 System = Callable[..., Sequence[Any]]
-Row = dict[str, Any]
+Progress = Callable[[int, int], Any]
 
 # fields of a line, in their order; columns of the input follow, then whatever the system says of a sample
 FIELDS = ("id", "system", "seed", "sample", "prompt", "reply")
 _GIVEN = ("id", "prompt")  # by the input
-_PACKAGES = ("genarm-hf", "torch", "transformers", "peft", "numpy")
-_SHOWN = 5  # differences in an error
+FAILED = "error"
+"""Column of a row that no system is asked about: it says why, and stands in the row's line, whose reply is None."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is, beside its system and prompts; the arguments of [`run`]."""
+
+    name: str
+    seed: int = 0
+    samples: int = 1
+    batch_size: int = 16
+    batch_tokens: int | None = None
+    length: Callable[[Any], int] | None = None
+    columns: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rank: int = 0
+    world_size: int = 1
+
+
+def _silent(done: int, total: int) -> None:
+    pass
 
 
 def run(
@@ -43,7 +58,9 @@ def run(
     length: Callable[[Any], int] | None = None,
     columns: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], Any] = lambda done, total: None,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Progress = _silent,
 ) -> list[Row]:
     """Let a system reply to prompts, and keep every reply in a file as soon as its batch is there.
 
@@ -52,7 +69,7 @@ def run(
             everything from; returns as many replies: strings, or mappings with `reply` and fields of their own for the
             line. A reply of None stands for a failure that the mapping explains (`error`, say).
         prompts: strings, chat messages, or mappings with `prompt`, perhaps `id`, and columns that are carried over.
-            Without ids, rows are numbered.
+            Without ids, rows are numbered. A row with the column `error` is not asked about: its line says why.
         path: the file, `.jsonl`. What it holds already is kept, and only the rest is done.
         name: of the system, in the field `system`.
         seed: of the run.
@@ -63,37 +80,69 @@ def run(
         columns: names of columns that the system wants too, each as a list (an `alpha` for each row, say).
         settings: anything json can hold that decides the replies: model, alpha, temperature. A run does not go on
             under others. They are added to `system.settings`, which ready-made systems have.
-        progress: told of samples done and of all, once at the start and after each batch.
+        rank: which of `world_size` processes this is. Each does its share of the batches in a file of its own, next to
+            `path`; who finishes last puts all lines into `path`. A run may go on with another number of processes.
+        world_size: how many processes share the run, all with the same arguments.
+        progress: told of samples done and of all (of this process's share), once at the start and after each batch.
 
     Returns:
-        the lines, in the order of the file.
+        the lines that are there, in the order of the file: all first samples as rows come, all second ones, ...
 
     Raises:
         ValueError: arguments or rows are bad; or the file is of other settings or prompts, and the message says which.
         BlockingIOError: another process is writing to the file.
+        OSError: a disk is full. What was done before is kept.
     """
-    rows = as_rows(prompts, columns)
-    path = Path(path)
-    if samples < 1:
-        raise ValueError(f"`samples` must be at least 1, got {samples}.")
-    batches = _batches(rows, batch_size, batch_tokens, length)
-    settings = {**getattr(system, "settings", {}), **(settings or {})}
-    manifest = _manifest(rows, settings, name, seed, samples, (batch_size, batch_tokens), columns)
+    plan = Plan(
+        name, seed, samples, batch_size, batch_tokens, length, columns, settings or {}, rank=rank, world_size=world_size
+    )
+    fill(system, prompts, path, plan, progress)
+    return list(run_files.lines(Path(path)))
+
+
+def fill(system: System, prompts: Sequence[Any], path: str | Path, plan: Plan, progress: Progress = _silent) -> bool:
+    """[`run`] that does not read the lines, which may be many.
+
+    Args:
+        system: as in [`run`].
+        prompts: as in [`run`].
+        path: as in [`run`].
+        plan: its other arguments.
+        progress: as in [`run`].
+
+    Returns:
+        whether all lines of all processes are there, and so in order.
+    """
+    rows, path = as_rows(prompts, plan.columns), Path(path)
+    _check(plan, path)
+    tasks = _tasks(rows, plan)
+    manifest = _manifest(rows, {**getattr(system, "settings", {}), **plan.settings}, plan)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _opened(path) as file:
-        lines = _resume(file, path, manifest, rows)
-        done, total = {(line["id"], line["sample"]) for line in lines}, samples * len(rows)
-        progress(len(done), total)
-        for sample in range(samples):
-            for batch in batches:
-                missing = [index for index, row in enumerate(batch) if (row["id"], sample) not in done]
-                if missing:
-                    # all of a batch, even where some of it is there: what is drawn depends on who is drawn together
-                    fresh = _replies(system, batch, columns, name, seed, sample)
-                    lines += _append(file, [fresh[index] for index in missing])
-                    done.update((batch[index]["id"], sample) for index in missing)
-                    progress(len(done), total)
-    return lines
+    with run_files.opened(run_files.own_file(path, plan.rank)) as file:
+        done = run_files.resume(file, path, manifest, rows, plan.rank)
+        share = [(row["id"], sample) for sample, batch in tasks for row in batch]
+        finished, total = sum(key in done for key in share), len(share)
+        progress(finished, total)
+        for sample, batch in tasks:
+            missing = [index for index, row in enumerate(batch) if (row["id"], sample) not in done]
+            if missing:
+                # all of a batch, even where some of it is there: what is drawn depends on who is drawn together
+                fresh = _replies(system, batch, plan, sample)
+                run_files.append(file, [fresh[index] for index in missing])
+                finished += len(missing)
+                progress(finished, total)
+    return run_files.put_in_order(path, [(row["id"], sample) for sample in range(plan.samples) for row in rows])
+
+
+def _check(plan: Plan, path: Path) -> None:
+    if plan.samples < 1:
+        raise ValueError(f"`samples` must be at least 1, got {plan.samples}.")
+    if not 0 <= plan.rank < plan.world_size:
+        raise ValueError(
+            f"`rank` must be from 0 to `world_size` - 1, got {plan.rank} with a `world_size` of {plan.world_size}."
+        )
+    if path.exists() and not path.is_file():
+        raise ValueError(f"`path` must be a file, and {str(path)!r} is a folder or a device.")
 
 
 def read(path: str | Path) -> list[Row]:
@@ -103,8 +152,11 @@ def read(path: str | Path) -> list[Row]:
         FileNotFoundError: there is no such file or folder.
     """
     path = Path(path)
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    return [line for file in files for line in _whole_lines(file.read_bytes())[0]]
+    found: list[Row] = []
+    for one in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+        with open(one, "rb") as file:
+            found += [line for _, _, line in run_files.whole_lines(file)]
+    return found
 
 
 def as_rows(prompts: Sequence[Any], columns: Sequence[str] = ()) -> list[Row]:
@@ -112,7 +164,7 @@ def as_rows(prompts: Sequence[Any], columns: Sequence[str] = ()) -> list[Row]:
 
     Args:
         prompts: as [`run`] takes them.
-        columns: that every row must have.
+        columns: that every row must have, but for those with an `error`.
 
     Raises:
         ValueError: there is none, an id comes twice, a column is missing or has the name of a field of ours.
@@ -123,7 +175,7 @@ def as_rows(prompts: Sequence[Any], columns: Sequence[str] = ()) -> list[Row]:
     seen: set[Any] = set()
     for row in rows:
         taken = [field for field in FIELDS if field in row and field not in _GIVEN]
-        lacking = [column for column in columns if column not in row]
+        lacking = [column for column in columns if column not in row and FAILED not in row]
         if taken or lacking or row["id"] in seen:
             problem = (
                 f"has the column {taken[0]!r}, which lines use themselves: rename it"
@@ -140,16 +192,25 @@ def as_rows(prompts: Sequence[Any], columns: Sequence[str] = ()) -> list[Row]:
 def _row(prompt: Any, index: int) -> Row:
     if not isinstance(prompt, Mapping):
         return {"id": index, "prompt": prompt}
-    if not prompt.get("prompt"):
+    if not prompt.get("prompt") and FAILED not in prompt:
         raise ValueError(f"`prompts[{index}]` has no `prompt`; its columns are {list(prompt)}.")
     identity = prompt.get("id", index)
     if not isinstance(identity, (int, str)):
         raise ValueError(f"`id` of `prompts[{index}]` must be a string or an integer, got {identity!r}.")
     rest = {column: value for column, value in prompt.items() if column not in _GIVEN}
-    return {"id": identity, "prompt": prompt["prompt"], **rest}
+    return {"id": identity, "prompt": prompt.get("prompt"), **rest}
 
 
 # ---------------------------------------------------------------------- what is done together, and from which seed
+
+
+def _tasks(rows: list[Row], plan: Plan) -> list[tuple[int, list[Row]]]:
+    """What this process does: samples of batches. Which rows are together does not depend on the processes."""
+    failed = [row for row in rows if FAILED in row]
+    asked = [row for row in rows if FAILED not in row]
+    batches = _batches(asked, plan.batch_size, plan.batch_tokens, plan.length)
+    batches = [failed, *batches] if failed else batches
+    return [(sample, batch) for sample in range(plan.samples) for batch in batches][plan.rank :: plan.world_size]
 
 
 def _batches(
@@ -187,194 +248,49 @@ def batch_seed(seed: int, sample: int, ids: Sequence[Any]) -> int:
         >>> batch_seed(0, 0, [0, 1]) != batch_seed(0, 1, [0, 1])
         True
     """
-    return int.from_bytes(hashlib.sha256(_bytes([seed, sample, list(ids)])).digest()[:4]) >> 1
+    return int.from_bytes(hashlib.sha256(to_bytes([seed, sample, list(ids)])).digest()[:4]) >> 1
 
 
-def _replies(system: System, batch: list[Row], columns: Sequence[str], name: str, seed: int, sample: int) -> list[Row]:
+def _replies(system: System, batch: list[Row], plan: Plan, sample: int) -> list[Row]:
     """The lines of a batch."""
-    wanted = {column: [row[column] for row in batch] for column in columns}
-    drawn = batch_seed(seed, sample, [row["id"] for row in batch])
+    if FAILED in batch[0]:
+        return [_line(row, None, plan, sample) for row in batch]
+    wanted = {column: [row[column] for row in batch] for column in plan.columns}
+    drawn = batch_seed(plan.seed, sample, [row["id"] for row in batch])
     replies = system([row["prompt"] for row in batch], drawn, **wanted)
     if isinstance(replies, str) or len(replies) != len(batch):
         got = "a string" if isinstance(replies, str) else f"{len(replies)} replies"
-        raise ValueError(f"System {name!r} must give one reply a prompt: got {got} to {len(batch)} prompts.")
-    return [_line(row, reply, name, seed, sample) for row, reply in zip(batch, replies, strict=True)]
+        raise ValueError(f"System {plan.name!r} must give one reply a prompt: got {got} to {len(batch)} prompts.")
+    return [_line(row, reply, plan, sample) for row, reply in zip(batch, replies, strict=True)]
 
 
-def _line(row: Row, reply: Any, name: str, seed: int, sample: int) -> Row:
+def _line(row: Row, reply: Any, plan: Plan, sample: int) -> Row:
     said = dict(reply) if isinstance(reply, Mapping) else {"reply": reply}
     if "reply" not in said or not isinstance(said["reply"], (str, type(None))):
-        raise ValueError(f"System {name!r} must reply with a string, or a mapping with `reply`; got {reply!r:.80}.")
+        raise ValueError(
+            f"System {plan.name!r} must reply with a string, or a mapping with `reply`; got {reply!r:.80}."
+        )
     clash = sorted((set(said) & {*FIELDS, *row}) - {"reply"})
     if clash:
-        raise ValueError(f"System {name!r} says {clash[0]!r} of a sample, which is a field or column already.")
-    own = {"system": name, "seed": seed, "sample": sample, "prompt": row["prompt"], "reply": said.pop("reply")}
+        raise ValueError(f"System {plan.name!r} says {clash[0]!r} of a sample, which is a field or column already.")
+    own = {
+        "system": plan.name,
+        "seed": plan.seed,
+        "sample": sample,
+        "prompt": row["prompt"],
+        "reply": said.pop("reply"),
+    }
     return {"id": row["id"], **own} | {k: v for k, v in row.items() if k not in _GIVEN} | said
 
 
-# ---------------------------------------------------------------------- the file
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file, for this process alone; the lock goes with the process, however it ends."""
-    with open(path, "a+b") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows: no lock
-            pass
-        else:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BlockingIOError(error.errno, "Another process is writing to this file", str(path)) from error
-        yield file
-
-
-def _append(file: IO[bytes], lines: list[Row]) -> list[Row]:
-    """Write whole lines, which are on the disk when this returns; on an error (a full disk) none of them stays."""
-    text = b"".join(_bytes(line) + b"\n" for line in lines)
-    end = file.seek(0, os.SEEK_END)
-    try:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    except OSError:
-        os.ftruncate(file.fileno(), end)
-        raise
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def _resume(file: IO[bytes], path: Path, manifest: Row, rows: list[Row]) -> list[Row]:
-    """The lines that are there; what was half written is dropped. A new file gets its manifest first."""
-    file.seek(0)
-    lines, size = _whole_lines(file.read())
-    beside = path.with_suffix(".manifest.json")
-    if beside.exists():
-        _check_same(json.loads(beside.read_text(encoding="utf-8")), manifest, lines, rows, path)
-    elif lines:
-        raise ValueError(f"{path} has lines but no {beside.name} that says whose. Choose another file.")
-    else:
-        _write_whole(beside, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    file.truncate(size)
-    return lines
-
-
-def _whole_lines(data: bytes) -> tuple[list[Row], int]:
-    """Lines up to the last that is complete, and how many bytes they are.
-
-    Raises:
-        ValueError: another line than the last is broken: it was not a kill that broke it.
-    """
-    size = data.rfind(b"\n") + 1
-    lines = []
-    for number, line in enumerate(data[:size].splitlines(), start=1):
-        try:
-            lines.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(
-                f"Line {number} is not JSON ({error}): {line[:80]!r}. Mend it or delete the file."
-            ) from error
-    return lines, size
-
-
-def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _bytes(value: Any) -> bytes:
-    # halves of emojis, as broken input has them, must not end a job
-    return _json(value).encode("utf-8", "surrogatepass")
-
-
-# ---------------------------------------------------------------------- the manifest
-
-
-def _manifest(
-    rows: list[Row],
-    settings: Mapping[str, Any],
-    name: str,
-    seed: int,
-    samples: int,
-    batch: tuple[int, int | None],
-    columns: Sequence[str],
-) -> Row:
-    """How the file came about; as json reads it, to be compared with what was read."""
-    content = _bytes([list(row.items()) for row in rows])
-    manifest = {
-        "system": name,
-        "seed": seed,
-        "samples": samples,
-        "batch_size": batch[0],
-        "batch_tokens": batch[1],
-        "columns": list(columns),
-        "settings": dict(settings),
-        "prompts": {"count": len(rows), "sha256": hashlib.sha256(content).hexdigest()},
-        "versions": {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES},
-    }
-    return json.loads(_json(manifest))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _check_same(found: Row, manifest: Row, lines: list[Row], rows: list[Row], path: Path) -> None:
-    """Refuse to go on with a file that is of something else.
-
-    Raises:
-        ValueError: it is, and how.
-    """
-    versions = found.get("versions"), manifest["versions"]
-    if versions[0] != versions[1]:
-        changes = _differences(*versions)
-        logger.warning(f"{path} was begun with other versions, and its rest may differ: {'; '.join(changes)}.")
-    kept = {key: value for key, value in found.items() if key not in ("versions", "prompts")}
-    wanted = {key: value for key, value in manifest.items() if key not in ("versions", "prompts")}
-    changes = _differences(kept, wanted)
-    if found.get("prompts") != manifest["prompts"]:
-        changes += [_prompt_difference(found, manifest, lines, rows)]
-    if changes:
-        shown = "".join(f"\n- {change}" for change in changes[:_SHOWN])
-        more = f"\n- and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-        raise ValueError(
-            f"{path} is of another run and does not go on as this one. What changed:{shown}{more}\nChoose another "
-            "file, or delete this one and its manifest."
-        )
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """What differs, by name, as `name: old -> new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = list(dict.fromkeys([*old, *new]))
-        prefix = f"{name}." if name else ""
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{prefix}{key}")]
-    return [] if old == new else [f"{name}: {_json(old):.80} -> {_json(new):.80}"]
-
-
-def _prompt_difference(found: Row, manifest: Row, lines: list[Row], rows: list[Row]) -> str:
-    """The first prompt that differs, as far as lines tell; their order or number otherwise."""
-    given = {row["id"]: row for row in rows}
-    for line in lines:
-        row = given.get(line["id"])
-        if row is None:
-            return f"prompts: id {line['id']!r} is not there any more"
-        for column, value in row.items():
-            if _json(line.get(column)) != _json(value):
-                return f"prompts: id {line['id']!r}, {column}: {_json(line.get(column)):.80} -> {_json(value):.80}"
-    counts = found.get("prompts", {}).get("count"), manifest["prompts"]["count"]
-    if counts[0] != counts[1]:
-        return f"prompts: {counts[0]} -> {counts[1]} rows"
-    return f"prompts: other rows than before, or in another order, none of them among the {len(lines)} lines done"
+def _manifest(rows: list[Row], settings: Mapping[str, Any], plan: Plan) -> Row:
+    return manifest_of(
+        rows,
+        system=plan.name,
+        seed=plan.seed,
+        samples=plan.samples,
+        batch_size=plan.batch_size,
+        batch_tokens=plan.batch_tokens,
+        columns=list(plan.columns),
+        settings=dict(settings),
+    )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genarm_hf.evaluation import read, run, runner
+from genarm_hf.evaluation import manifest, read, run
 from genarm_hf.evaluation.runner import _batches, as_rows, batch_seed
 
 PROMPTS = [f"prompt {index} é\u2028\n" for index in range(7)]
@@ -47,9 +47,9 @@ def test_lines_say_everything(tmp_path):
         (1, 1, "y"),
     }
     assert len({line["reply"] for line in lines}) == 4  # samples are drawn anew
-    manifest = json.loads((tmp_path / "out.manifest.json").read_text())
-    assert manifest["settings"] == {"alpha": 1.0} and manifest["prompts"]["count"] == 2
-    assert manifest["versions"]["transformers"]
+    kept = json.loads((tmp_path / "out.manifest.json").read_text())
+    assert kept["settings"] == {"alpha": 1.0} and kept["prompts"]["count"] == 2
+    assert kept["versions"]["transformers"]
 
 
 def test_a_file_cut_at_any_byte_is_completed(tmp_path, whole):
@@ -176,11 +176,11 @@ def test_a_line_that_no_kill_broke_is_an_error(tmp_path, whole):
 
 def test_other_versions_are_told(tmp_path, whole, monkeypatch):
     beside = tmp_path / "whole.manifest.json"
-    manifest = json.loads(beside.read_text())
-    manifest["versions"]["torch"] = "1.0"
-    beside.write_text(json.dumps(manifest))
+    kept = json.loads(beside.read_text())
+    kept["versions"]["torch"] = "1.0"
+    beside.write_text(json.dumps(kept))
     told = []
-    monkeypatch.setattr(runner.logger, "warning", told.append)
+    monkeypatch.setattr(manifest.logger, "warning", told.append)
     go(tmp_path / "whole.jsonl")
     assert len(told) == 1 and 'torch: "1.0" -> ' in told[0]
     assert (tmp_path / "whole.jsonl").read_bytes() == whole
