@@ -1,7 +1,7 @@
 """What systems are worth: let them reply, judge the replies, count the costs, and say how sure the numbers are.
 
-`metrics` and `pareto` are arrays in, numbers out; `runner` and `exports` know files and no model; `systems`, `judge`,
-`costs` and `preferences` run models; `plots` draws what is on disk.
+`metrics` and `pareto` are arrays in, numbers out; `runner`, `prompts` and `exports` know files and no model; `systems`,
+`jobs`, `judge`, `costs` and `preferences` run models; `plots` draws what is on disk.
 """
 
 from importlib import import_module
@@ -25,17 +25,21 @@ from .pareto import hypervolume, inverted_generational_distance, non_dominated
 if TYPE_CHECKING:
     from .costs import Costs, ModelCost, counting
     from .exports import to_alpaca_eval, to_dialogue, to_hh
+    from .jobs import generate_dataset
     from .judge import EndpointJudge, Verdict, judge_pairs, outcomes, reward_judge, score_judge
     from .preferences import PreferenceReport, evaluate_preferences
+    from .prompts import read_prompts
     from .runner import read, run
     from .systems import from_decoder, guided, reply_logprobs
 
 # their modules load torch and transformers, which who only reads results does not wait for
 _LATER = {
     "costs": ("Costs", "ModelCost", "counting"),
+    "jobs": ("generate_dataset",),
     "exports": ("to_alpaca_eval", "to_dialogue", "to_hh"),
     "judge": ("EndpointJudge", "Verdict", "judge_pairs", "outcomes", "reward_judge", "score_judge"),
     "preferences": ("PreferenceReport", "evaluate_preferences"),
+    "prompts": ("read_prompts",),
     "runner": ("read", "run"),
     "systems": ("from_decoder", "guided", "reply_logprobs"),
 }
@@ -56,6 +60,7 @@ __all__ = [
     "exact_kl",
     "from_decoder",
     "gap_recovered",
+    "generate_dataset",
     "guided",
     "hypervolume",
     "inverted_generational_distance",
@@ -66,6 +71,7 @@ __all__ = [
     "outcomes",
     "perplexity",
     "read",
+    "read_prompts",
     "reply_logprobs",
     "reward_judge",
     "run",

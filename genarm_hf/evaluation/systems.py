@@ -19,6 +19,7 @@ def guided(
     alpha: Any = None,
     *,
     keep_ids: bool = False,
+    chat_template: Any = False,  # a bool; callers unpack dictionaries of numbers here, which mypy takes for its value
     **generate_kwargs: Any,
 ) -> "ModelSystem":
     """A model, guided or alone, as a system.
@@ -30,6 +31,7 @@ def guided(
         alpha: as `generate()` takes it. A column `alpha` of rows (`run(..., columns=["alpha"])`) goes before it: a
             number or one a reward model, for each row.
         keep_ids: write `reply_ids` too, the very tokens that were drawn, for log-probabilities later.
+        chat_template: prompts that are texts go through the tokenizer's chat template too, as what a user says.
         **generate_kwargs: of `generate()`, as `do_sample=True, max_new_tokens=128`.
 
     Returns:
@@ -44,14 +46,17 @@ def guided(
     def decode(prompts: list[Any], inputs: dict[str, Tensor], alpha: Sequence[Any] | None) -> Tensor:
         own: dict[str, Any] = {}
         if arms and alpha is not None:
-            own["alpha"] = torch.tensor(alpha, dtype=torch.float32).reshape(len(alpha), -1).expand(-1, len(arms))
+            own["alpha"] = torch.tensor([_each(one, len(arms)) for one in alpha], dtype=torch.float32)
         if any(templates):
             # a reward model that was trained on prompts in a template of its own reads these in it too
-            own["reward_inputs"] = [_templated(tokenizer, prompts, one, model.device) for one in templates]
+            own["reward_inputs"] = [
+                _templated(tokenizer, prompts, one, model.device, chat_template) for one in templates
+            ]
         return policy.generate(**inputs, **own, **generate_kwargs)
 
     settings = _plain({"model": model, "reward_models": listed if arms else [], "alpha": alpha, **generate_kwargs})
-    return ModelSystem(model, tokenizer, decode, keep_ids, settings)
+    settings |= {"chat_template": True} if chat_template else {}
+    return ModelSystem(model, tokenizer, decode, keep_ids, settings, chat_template)
 
 
 def from_decoder(
@@ -93,6 +98,7 @@ class ModelSystem:
         decode: `decode(prompts, inputs, alpha)` to sequences that begin with `inputs["input_ids"]`.
         keep_ids: whether samples have `reply_ids`.
         settings: what decides its replies, for the manifest of [`run`].
+        chat_template: whether texts go through the tokenizer's chat template.
     """
 
     model: Any
@@ -100,6 +106,7 @@ class ModelSystem:
     decode: Callable[..., Tensor]
     keep_ids: bool
     settings: dict[str, Any]
+    chat_template: bool = False
 
     def __call__(self, prompts: list[Any], seed: int, alpha: Sequence[Any] | None = None) -> list[dict[str, Any]]:
         """Reply to a batch of prompts.
@@ -113,7 +120,7 @@ class ModelSystem:
             for each prompt `reply` and `tokens`, and `reply_ids` where they are kept.
         """
         device = self.model.device
-        inputs = encode(self.tokenizer, prompts, device)
+        inputs = encode(self.tokenizer, prompts, device, self.chat_template)
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(seed)
             sequences = self.decode(prompts, inputs, alpha)
@@ -140,21 +147,21 @@ def _plain(value: Any) -> Any:
     return name if isinstance(name, str) else type(value).__name__
 
 
-def encode(tokenizer: Any, prompts: Sequence[Any], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+def encode(
+    tokenizer: Any, prompts: Sequence[Any], device: torch.device | str = "cpu", chat_template: bool = False
+) -> dict[str, Tensor]:
     """Prompts as left-padded `input_ids` and `attention_mask`; lists of messages by the tokenizer's chat template.
 
     Args:
         tokenizer: the model's. It needs no padding token: the mask hides what rows are filled up with.
         prompts: strings or lists of messages.
         device: where the tensors go.
+        chat_template: strings go through that template too, as what a user says.
     """
-    # templates write special tokens themselves
-    rows = [
-        tokenizer(prompt)["input_ids"]
-        if isinstance(prompt, str)
-        else tokenizer(_chat(tokenizer, prompt), add_special_tokens=False)["input_ids"]
-        for prompt in prompts
-    ]
+    return _padded(tokenizer, [prompt_ids(tokenizer, prompt, chat_template) for prompt in prompts], device)
+
+
+def _padded(tokenizer: Any, rows: Sequence[list[int]], device: torch.device | str) -> dict[str, Tensor]:
     width = max(len(row) for row in rows)
     fill = next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
     ids = torch.tensor([[fill] * (width - len(row)) + row for row in rows], device=device)
@@ -162,15 +169,34 @@ def encode(tokenizer: Any, prompts: Sequence[Any], device: torch.device | str = 
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _chat(tokenizer: Any, messages: Any) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+def prompt_ids(tokenizer: Any, prompt: Any, chat_template: bool = False, template: str | None = None) -> list[int]:
+    """Ids of a prompt.
+
+    Args:
+        tokenizer: the model's.
+        prompt: a string or a list of messages.
+        chat_template: a string goes through the tokenizer's chat template too.
+        template: a reward model's own, which a string goes through instead.
+    """
+    if isinstance(prompt, str) and template is not None:
+        return tokenizer(template.format(prompt=prompt))["input_ids"]
+    if isinstance(prompt, str) and not chat_template:
+        return tokenizer(prompt)["input_ids"]
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]  # such templates write special tokens themselves
 
 
-def _templated(tokenizer: Any, prompts: list[Any], template: str | None, device: torch.device) -> Any:
+def _each(alpha: Any, arms: int) -> list[float]:
+    """One number for all reward models, or one for each, as one for each."""
+    return list(alpha) if isinstance(alpha, (list, tuple)) else [alpha] * arms
+
+
+def _templated(tokenizer: Any, prompts: list[Any], template: str | None, device: Any, chat_template: bool) -> Any:
     """What a reward model with a prompt template reads; None: what the base reads."""
-    if template is None or not all(isinstance(prompt, str) for prompt in prompts):
+    if template is None or not any(isinstance(prompt, str) for prompt in prompts):
         return None
-    return encode(tokenizer, [template.format(prompt=prompt) for prompt in prompts], device)
+    return _padded(tokenizer, [prompt_ids(tokenizer, one, chat_template, template) for one in prompts], device)
 
 
 def _drawn(ids: list[int], model: Any, tokenizer: Any) -> list[int]:

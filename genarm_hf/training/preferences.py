@@ -102,11 +102,29 @@ def load_preferences(
 # ---------------------------------------------------------------------- where rows are
 
 
+def open_rows(source: str, split: str | None = None) -> Any:
+    """Rows of any kind, from a hub data set, a file or a directory, as [`load_preferences`] finds them.
+
+    Args:
+        source: as there.
+        split: one of the splits of a source that has several.
+
+    Returns:
+        something to iterate over once: mappings, and a [`BadRow`] for each line that cannot be read.
+
+    Raises:
+        ImportError: `datasets` is needed and not installed.
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read; the split has to be chosen.
+    """
+    return _rows_of(_open_path(source, None, None, None), split, (), source)
+
+
 def _datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError("Preference data needs datasets: pip install 'genarm-hf[train]'.") from error
+        raise ImportError("Data of this kind need the package datasets: pip install 'genarm-hf[train]'.") from error
     return datasets
 
 
@@ -207,10 +225,11 @@ def _one_split(splits: Mapping[str, Any], split: str | None, prefer: Sequence[st
 
 
 def _open_path(source: str, name: str | None, revision: str | None, token: Any) -> Any:
-    datasets, path = _datasets(), Path(source)
+    path = Path(source)
+    if path.is_file() and _suffix(path) in (*_JSON, *_DELIMITERS):
+        return _File(str(path.resolve()))
+    datasets = _datasets()
     if path.is_file():
-        if _suffix(path) in (*_JSON, *_DELIMITERS):
-            return _File(str(path.resolve()))
         if _suffix(path) == ".parquet":
             return datasets.load_dataset("parquet", data_files=source)["train"]
         raise ValueError(f"`source` must be a json, jsonl, csv, tsv or parquet file, got {source!r}.")

@@ -71,6 +71,15 @@ def test_a_reward_model_reads_its_own_template(base, arm, tokenizer):
     assert texts(guided(base, tokenizer, templated, alpha=1.0, **SAMPLING)(PROMPTS, 2)) == wanted
 
 
+def test_messages_beside_texts_leave_these_their_template(base, arm):
+    chat = playground.load_tokenizer()
+    chat.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    templated = genarm_hf.AutoregressiveRewardModel.from_backbone(arm, prompt_template="Good: {prompt}")
+    system = guided(base, chat, templated, alpha=2.0, max_new_tokens=6, do_sample=False)
+    prompts = [PROMPTS[0], [{"role": "user", "content": PROMPTS[1]}]]
+    assert texts(system(prompts, 0)) == [texts(system([prompt], 0))[0] for prompt in prompts]
+
+
 def test_decoders_are_systems(base, tokenizer):
     def decode(model, reward, input_ids, attention_mask, *, max_new_tokens, strength):
         assert (reward, strength) == ("a reward", 2)
