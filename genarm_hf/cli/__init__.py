@@ -14,7 +14,7 @@ COMMANDS = {
     "demo": "train a reward model on preference pairs, here and now, and watch it guide a frozen base model",
     "train": "train a reward model on your own pairs: --model BASE --data SOURCE --objective NAME --output DIR",
     "evaluate": "compare reward models with people on held-out preference pairs: --reward-model DIR --data SOURCE",
-    "generate": "guide your own model: --model DIR --reward-model DIR --alpha 0.5 'prompt'",
+    "generate": "guide your own model: --model DIR --reward-model DIR --alpha 0.5 'prompt', or --input FILE",
     "app": "open a page with a slider for each objective: the playground, or --model BASE --reward-model ARM",
     "compose": "write a folder that vLLM serves: --model BASE --reward-model ARM --output DIR",
     "serve": "serve it over HTTP, each request with its own alpha: DIR, or --model BASE --reward-model ARM",

@@ -1,12 +1,15 @@
-"""`genarm-hf generate`: guide a model of your own by reward models of your own, from the command line."""
+"""`genarm-hf generate`: guide a model of your own by reward models of your own: a prompt, or a data set of them."""
 
+import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from .loading import load_base, load_reward_model, quiet
 from .parsing import CommandParser, UsageError
 from .text import side_by_side, table
+
+_FOR_MANY = ("output", "split", "prompt_column", "alpha_column", "samples", "batch_size", "max_tokens_per_batch")
 
 
 @dataclass
@@ -38,17 +41,45 @@ class GenerateOptions:
         default=None, metadata={"help": "sample from the likeliest tokens of this total probability", "metavar": "P"}
     )
     num_beams: int = field(default=1, metadata={"help": "beams of beam search", "metavar": "N"})
-    seed: int | None = field(default=None, metadata={"help": "seed of sampling", "metavar": "S"})
+    seed: int | None = field(
+        default=None, metadata={"help": "seed of sampling (default: none; with --input 0)", "metavar": "S"}
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "precision of the weights; auto: as they are stored"}
     )
     device: str = field(default="auto", metadata={"help": "cpu, cuda, cuda:1, mps; auto: the fastest there is"})
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = field(
+        default=None, metadata={"help": "spread the base over all devices of the machine"}
+    )
     compare: bool = field(default=False, metadata={"help": "show what the base alone says (alpha 0) beside it"})
     show_rewards: bool = field(default=False, metadata={"help": "show the reward of each token below the text"})
     no_chat_template: bool = field(
         default=False, metadata={"help": "give the prompt as it is, even where the tokenizer has a chat template"}
     )
-    prompt: str = field(init=False)
+    input: str | None = field(
+        default=None,
+        metadata={
+            "help": "answer a data set instead: jsonl, csv or parquet file, folder or hub name; needs --output",
+            "metavar": "SOURCE",
+        },
+    )
+    output: str | None = field(
+        default=None, metadata={"help": "with --input: jsonl file of replies; run again to go on", "metavar": "FILE"}
+    )
+    split: str | None = field(default=None, metadata={"help": "with --input: split of the data set", "metavar": "S"})
+    prompt_column: str = field(
+        default="prompt", metadata={"help": "with --input: column with a text or chat messages", "metavar": "C"}
+    )
+    alpha_column: str = field(
+        default="alpha",
+        metadata={"help": "with --input: column with a row's own alpha, which goes before --alpha", "metavar": "C"},
+    )
+    samples: int = field(default=1, metadata={"help": "with --input: replies to each prompt", "metavar": "N"})
+    batch_size: int = field(default=64, metadata={"help": "with --input: most prompts at once", "metavar": "N"})
+    max_tokens_per_batch: int = field(
+        default=8192, metadata={"help": "with --input: most tokens at once, new ones included", "metavar": "N"}
+    )
+    prompt: str | None = field(init=False, default=None)
 
 
 def parser() -> CommandParser:
@@ -57,16 +88,21 @@ def parser() -> CommandParser:
         GenerateOptions,
         "generate",
         "Generate with a base model guided by one or several autoregressive reward models of the same vocabulary.",
-        positional=("prompt", "what to answer; - reads it from standard input"),
+        positional=("prompt", "what to answer; - reads it from standard input; none with --input"),
     )
 
 
 def run(options: GenerateOptions) -> None:
     """Load, generate, print."""
     _check(options)
-    prompt = _read_prompt(options.prompt)
+    if options.input is not None:
+        from .generate_job import run as run_job
+
+        return run_job(options)
+    _check_single(options)
+    prompt = _read_prompt(options.prompt or "")
     with quiet():
-        base, tokenizer = load_base(options.model, options.dtype, options.device)
+        base, tokenizer = load_base(options.model, options.dtype, options.device, options.device_map)
         arms = [load_reward_model(name, base, options.model, options.dtype) for name in options.reward_model]
         call = _Call(options, base, tokenizer, arms, prompt)
         output = _compare(call) if options.compare else _stream(call)
@@ -85,13 +121,36 @@ def _check(options: GenerateOptions) -> None:
         )
     if not all(abs(alpha) < float("inf") for alpha in options.alpha):
         raise UsageError(f"`--alpha` must be finite, got {' '.join(map(str, options.alpha))}.")
-    for name in ("max_new_tokens", "num_beams"):
+    for name in ("max_new_tokens", "num_beams", "samples", "batch_size", "max_tokens_per_batch"):
         if getattr(options, name) < 1:
             raise UsageError(f"`--{name.replace('_', '-')}` must be at least 1, got {getattr(options, name)}.")
     if options.temperature is not None and not 0 <= options.temperature < float("inf"):
         raise UsageError(f"`--temperature` must be 0 or a positive number, got {options.temperature}.")
     if options.top_p is not None and not 0 < options.top_p <= 1:
         raise UsageError(f"`--top-p` must be above 0 and at most 1, got {options.top_p}.")
+    if options.device_map is not None:
+        _check_device_map(options)
+
+
+def _check_device_map(options: GenerateOptions) -> None:
+    if options.device != "auto":
+        raise UsageError("`--device-map` spreads the base over all devices, so `--device` cannot name one.")
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        raise UsageError(
+            "`--device-map` gives one process all devices, so there can be one process a machine. For several, start "
+            "each by itself with its own CUDA_VISIBLE_DEVICES, RANK and WORLD_SIZE."
+        )
+
+
+def _check_single(options: GenerateOptions) -> None:
+    defaults = {one.name: one.default for one in fields(GenerateOptions)}
+    for name in _FOR_MANY:
+        if getattr(options, name) != defaults[name]:
+            raise UsageError(f"`--{name.replace('_', '-')}` is for data sets: it needs `--input`.")
+    if options.prompt is None:
+        raise UsageError(
+            "generate: give a prompt, or a data set of them as `--input` (see `genarm-hf generate --help`)."
+        )
 
 
 def _read_prompt(prompt: str) -> str:
@@ -144,7 +203,7 @@ class _Call:
             streamer=streamer,
             return_dict_in_generate=True,
             output_rewards=self.options.show_rewards,
-            **_sampling(self.options),
+            **sampling(self.options),
         )
 
     def reply_ids(self, output: Any) -> list[int]:
@@ -165,7 +224,7 @@ def _encode(tokenizer: Any, prompt: str, chat: bool) -> Any:
     return tokenizer(prompt, return_tensors="pt")
 
 
-def _sampling(options: GenerateOptions) -> dict[str, Any]:
+def sampling(options: GenerateOptions) -> dict[str, Any]:
     """Arguments of generate(); what the user leaves open is left to the model's generation config."""
     arguments: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "num_beams": options.num_beams}
     if options.temperature == 0:

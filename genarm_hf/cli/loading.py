@@ -30,7 +30,9 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_base(name: str, dtype: str, device: str, option: str = "--model") -> tuple[Any, Any]:
+def load_base(
+    name: str, dtype: str, device: str, option: str = "--model", device_map: str | None = None
+) -> tuple[Any, Any]:
     """A base model on its device, and its tokenizer.
 
     Args:
@@ -38,6 +40,7 @@ def load_base(name: str, dtype: str, device: str, option: str = "--model") -> tu
         dtype: of the weights; `"auto"`: as they are stored.
         device: torch's name for it; `"auto"`: the fastest there is.
         option: what named it.
+        device_map: instead of a device, how accelerate spreads it over all devices.
 
     Raises:
         UsageError: one of them is not there.
@@ -45,9 +48,10 @@ def load_base(name: str, dtype: str, device: str, option: str = "--model") -> tu
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = find_device(device)
-    model = _load(option, name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype))
+    spread = {} if device_map is None else {"device_map": device_map}
+    model = _load(option, name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **spread))
     tokenizer = _load(option, name, lambda: AutoTokenizer.from_pretrained(name))
-    return model.to(place).eval(), tokenizer
+    return (model.to(place) if device_map is None else model).eval(), tokenizer
 
 
 def load_reward_model(name: str, base: Any, base_name: str, dtype: str, option: str = "--reward-model") -> Any:

@@ -37,7 +37,7 @@ def test_every_command_has_help(capsys, command):
         (["demo", "--alphas", "0,x"], "`--alphas` must be numbers with commas between them"),
         (["demo", "--alphas", "nan"], "`--alphas` must be finite"),
         (["demo", "--learning-rate", "-1"], "`--learning-rate` must be a positive number"),
-        (["generate"], "required: --model, prompt"),
+        (["generate"], "required: --model"),
         (["generate", "--model", "m", "text"], "`--reward-model` is missing"),
     ],
 )
