@@ -102,7 +102,7 @@ def run(options: GenerateOptions) -> None:
     _check_single(options)
     prompt = _read_prompt(options.prompt or "")
     with quiet():
-        base, tokenizer = load_base(options.model, options.dtype, options.device, options.device_map)
+        base, tokenizer = load_base(options.model, options.dtype, options.device, device_map=options.device_map)
         arms = [load_reward_model(name, base, options.model, options.dtype) for name in options.reward_model]
         call = _Call(options, base, tokenizer, arms, prompt)
         output = _compare(call) if options.compare else _stream(call)

@@ -27,7 +27,7 @@ def run(options: "GenerateOptions") -> None:
     columns = {"prompt_column": options.prompt_column, "alpha_column": options.alpha_column}
     prompts = read_prompts(options.input or "", split=options.split, **columns)
     with quiet(), _out_of_memory():
-        base, tokenizer = load_base(options.model, options.dtype, _device(options), options.device_map)
+        base, tokenizer = load_base(options.model, options.dtype, _device(options), device_map=options.device_map)
         arms = [load_reward_model(name, base, options.model, options.dtype) for name in options.reward_model]
         models = {
             "model": identity(options.model),
