@@ -201,8 +201,11 @@ def check_adapter(fields: dict[str, Any], repo: str) -> None:
 
     Raises:
         TypeError: it is a prompt-learning adapter.
+        ValueError: it does not say what it is.
     """
     kind = fields.get("peft_type")
+    if not isinstance(kind, str):
+        raise ValueError(f"{ADAPTER_CONFIG} of {repo!r} must name a kind of adapter as `peft_type`, got {kind!r}.")
     if kind in ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE"):
         raise TypeError(
             f"{repo!r} is a {kind} adapter, which acts through extra prompt tokens outside the model's forward, and is "
@@ -230,16 +233,18 @@ def attach(base: PreTrainedModel, directory: Path, repo: str, is_trainable: bool
             f"The adapter {repo!r} cannot be put into its base, which is offloaded to CPU or disk. Load it without "
             "offloading (another `device_map`, or a smaller dtype)."
         )
-    config: Any = PeftConfig.from_pretrained(str(directory))
+    try:
+        config: Any = PeftConfig.from_pretrained(str(directory))
+    except Exception as error:  # PEFT reads whatever is there as its own
+        raise ValueError(f"{ADAPTER_CONFIG} of {repo!r} cannot be used: {_first_detail(error)}.") from error
     config.inference_mode = not is_trainable
-    wrapper = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)
     with _placed(base), warnings.catch_warnings():
         # what PEFT asks transformers was renamed there; nobody who loads can do anything about it
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         try:
-            model = wrapper(base, config)
+            model = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)(base, config)
             result = model.load_adapter(str(directory), "default", is_trainable=is_trainable)
-        except (RuntimeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise _misfit(repo, config, base, _first_detail(error)) from error
     if result.missing_keys or result.unexpected_keys:
         lost, found = len(result.unexpected_keys), len(result.missing_keys)

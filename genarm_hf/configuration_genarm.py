@@ -57,6 +57,9 @@ class GenARMConfig(PreTrainedConfig):
         if isinstance(self.text_config, dict):
             self.text_config = _build(self.text_config)
         elif self.text_config is not None:
+            if not isinstance(self.text_config, PreTrainedConfig):
+                kind = type(self.text_config).__name__
+                raise TypeError(f"`text_config` must be the configuration of a causal LM, or its fields; got {kind}.")
             # a copy: choosing an attention implementation for this config must not change a living backbone's
             self.text_config = copy.deepcopy(self.text_config)
         super().__post_init__(**kwargs)

@@ -46,7 +46,7 @@ def as_alpha(alpha: Any, arms: int) -> Tensor:
         values = values.expand(arms)
     if values.ndim == 1:
         values = values[None]
-    if values.ndim != 2 or values.shape[1] != arms:
+    if values.ndim != 2 or values.shape[1] != arms or not len(values):
         hint = " For one reward model and a value per row, pass alpha[:, None]." if arms == 1 else ""
         raise ValueError(
             f"`alpha` must be a number, have shape ({arms},) for the {arms} reward model(s), or (batch, {arms}); "

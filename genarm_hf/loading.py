@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, logging
@@ -38,6 +39,8 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.
 _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+# what building a model runs into where its configuration has impossible numbers or names
+_NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _NEEDED = "A reward model gives every next token a reward: it must be a causal LM (train one with ARMTrainer)."
 
 
@@ -104,7 +107,7 @@ class Repository:
             return None
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{filename} of {self.name!r} is not valid JSON: {error}.") from error
         if not isinstance(fields, dict):
             raise ValueError(f"{filename} of {self.name!r} must hold a JSON object, got {type(fields).__name__}.")
@@ -141,6 +144,40 @@ def whole_downloads(name: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Say in one sentence that a file holds what cannot be meant.
+
+    The libraries underneath raise whatever their code runs into: a KeyError where a field is missing, a
+    ZeroDivisionError for a model without heads.
+
+    Args:
+        what: whose file it is, "config.json of 'org/arm'".
+
+    Raises:
+        OSError: as it was: the file is not there, or cannot be reached.
+        ValueError: in the place of all other errors.
+    """
+    try:
+        yield
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{what} cannot be used: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    r"""An error on one line, with its kind where that says more than its words.
+
+    Example:
+        >>> reason(KeyError("vocab_size")), reason(ValueError("It is\n  empty."))
+        ("KeyError 'vocab_size'", 'It is empty.')
+    """
+    said = " ".join(str(error).split())
+    speaks = isinstance(error, (OSError, ValueError, TypeError, ImportError)) and bool(said)
+    return said if speaks else f"{type(error).__name__} {said}".strip()
+
+
 def is_genarm_repository(name: str, hub: dict[str, Any]) -> bool:
     """Whether a repository's `config.json` is a reward model's."""
     fields = Repository(name, {key: value for key, value in hub.items() if key in _HUB_KWARGS}).json("config.json")
@@ -173,10 +210,11 @@ def load_config(repo: Repository, wanted: Any, adapter: dict | None, trust_remot
         is_genarm = fields is not None and fields.get("model_type") == GenARMConfig.model_type
         kwargs = source.hub if is_genarm else source.hub | {"trust_remote_code": trust_remote_code}
         try:
-            config = (GenARMConfig if is_genarm else AutoConfig).from_pretrained(source.name, **kwargs)
+            with readable(f"config.json of {source.name!r}"):
+                config = (GenARMConfig if is_genarm else AutoConfig).from_pretrained(source.name, **kwargs)
         except OSError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise OSError(f"{source.name!r} could not be loaded: {reason}") from error
+            first = str(error).strip().splitlines()[0]
+            raise OSError(f"{source.name!r} could not be loaded: {first}") from error
     if isinstance(config, GenARMConfig) or config.model_type == GenARMConfig.model_type:
         if config.text_config is None and adapter is None:
             raise ValueError(
@@ -235,12 +273,10 @@ def load_full(repo: Repository, config: Any, model_args: tuple, kwargs: dict[str
             )
     except (OSError, SafetensorError) as error:
         raise unreadable(repo, error) from error
-    except RuntimeError as error:
-        if "ignore_mismatched_sizes" not in str(error):
+    except _NONSENSE as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise
-        raise ValueError(
-            f"The weights of {repo.name!r} have other shapes than its config.json says. Save the repository again."
-        ) from error
+        raise _unbuildable(repo, error) from error
     if info["missing_keys"]:
         names = sorted(info["missing_keys"])
         raise ValueError(
@@ -250,6 +286,15 @@ def load_full(repo: Repository, config: Any, model_args: tuple, kwargs: dict[str
     if is_genarm:
         _restore_mixed_dtypes(repo, model)
     return model
+
+
+def _unbuildable(repo: Repository, error: Exception) -> ValueError:
+    """What to say of a model that its configuration does not describe."""
+    if "ignore_mismatched_sizes" in str(error):
+        return ValueError(
+            f"The weights of {repo.name!r} have other shapes than its config.json says. Save the repository again."
+        )
+    return ValueError(f"{repo.name!r} could not be loaded: {reason(error)}")
 
 
 def _restore_mixed_dtypes(repo: Repository, model: PreTrainedModel) -> None:
@@ -345,7 +390,8 @@ def load_adapter(
             model = attach(base, directory, repo.name, is_trainable)
     generation = repo.path("generation_config.json")
     if generation is not None:
-        model.get_base_model().generation_config = GenerationConfig.from_pretrained(str(generation.parent))
+        with readable(f"generation_config.json of {repo.name!r}"):
+            model.get_base_model().generation_config = GenerationConfig.from_pretrained(str(generation.parent))
     return model
 
 
@@ -378,13 +424,13 @@ def _load_base(
 ) -> PreTrainedModel:
     name = fields.get("base_model_name_or_path")
     fix = "Pass the loaded model as `base_model=`."
-    if not name:
+    if not name or not isinstance(name, str):
         raise ValueError(f"{repo.name!r} is an adapter whose {ADAPTER_CONFIG} does not name its base model. {fix}")
     hub = {key: value for key, value in repo.hub.items() if key not in ("revision", "subfolder")}
     try:
         base = Repository.open(name, hub | {"revision": fields.get("revision")})
         base_config = load_config(base, None, None, kwargs.get("trust_remote_code"))
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{repo.name!r} is an adapter of {name!r}, which could not be loaded. {fix}") from error
     if base.path(ADAPTER_CONFIG) is not None:
         raise ValueError(

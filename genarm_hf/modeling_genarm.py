@@ -22,7 +22,19 @@ from .guidance import token_logprobs
 from .loading import Repository, load_adapter, load_config, load_full
 from .model_card import write_model_card
 from .saving import card_kept, check_target, fetch_card, is_sharded, only_new_weights, stale_weights
-from .scoring import as_pairs, encode_pairs, evaluating, first_column, read_logits, summed_rewards
+from .scoring import (
+    as_pairs,
+    check_base,
+    check_batch_size,
+    check_ids,
+    check_known,
+    encode_pairs,
+    evaluating,
+    first_column,
+    read_logits,
+    summed_rewards,
+)
+from .vocabulary import vocab_size
 
 logger = logging.get_logger(__name__)
 
@@ -158,13 +170,11 @@ class AutoregressiveRewardModel(PreTrainedModel, GenerationMixin):
             float32 `(batch, length)` in nats. The first token of a row, which nothing predicts, has 0.
 
         Raises:
-            ValueError: a mask has another shape than `input_ids`.
+            TypeError: something is no tensor of its kind.
+            ValueError: a mask has another shape than `input_ids`, or these hold ids that the model lacks.
         """
-        for name, given in (("attention_mask", attention_mask), ("response_mask", response_mask)):
-            if given is not None and given.shape != input_ids.shape:
-                raise ValueError(
-                    f"`{name}` must have the shape of `input_ids`, {tuple(input_ids.shape)}; got {tuple(given.shape)}."
-                )
+        check_ids(input_ids, attention_mask=attention_mask, response_mask=response_mask)
+        check_known(input_ids, vocab_size(self.causal_lm))
         input_ids = input_ids.to(self._input_device)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(input_ids.device)
         # the first real token of a left-padded row is predicted by padding: no reward either
@@ -203,8 +213,7 @@ class AutoregressiveRewardModel(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: there are not as many responses as prompts, a text has no tokens, or does not fit the model.
         """
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        check_batch_size(batch_size)
         prompts, responses = as_pairs(prompts, responses)
         encoded = self._encode(tokenizer, prompts, responses, append_eos)
         with evaluating(self):
@@ -226,8 +235,14 @@ class AutoregressiveRewardModel(PreTrainedModel, GenerationMixin):
 
         Returns:
             a row per token: `token` (text), `id`, `reward` (nats) and, with a base, `advantage` = reward - log pi_base.
+
+        Raises:
+            TypeError: `base` is no causal LM, or something is no text.
+            ValueError: a text has no tokens, does not fit the model, or has ids that `base` lacks.
         """
-        ((ids, start),) = self._encode(tokenizer, [prompt], [response], append_eos)
+        ((ids, start),) = self._encode(tokenizer, *as_pairs([prompt], [response]), append_eos)
+        if base is not None:
+            check_base(base, ids)
         input_ids = torch.tensor([ids], device=self._input_device)
         with evaluating(self):
             rewards = self.token_rewards(input_ids)[0].tolist()

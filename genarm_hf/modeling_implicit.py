@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .adapters import active_adapter, has_adapters, unwrap, without_adapters
 from .guidance import signed_sum
 from .modeling_genarm import AutoregressiveRewardModel
-from .scoring import as_pairs, evaluating, summed_rewards
+from .scoring import as_pairs, check_batch_size, evaluating, summed_rewards
 from .vocabulary import check_vocabularies
 
 
@@ -107,8 +107,7 @@ class ImplicitRewardModel(nn.Module):
         Returns:
             float32 `(responses,)` in nats, on the CPU.
         """
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        check_batch_size(batch_size)
         encoded = self.tuned._encode(tokenizer, *as_pairs(prompts, responses), append_eos)
         self.reference._check_encoded(encoded)
         with evaluating(self):

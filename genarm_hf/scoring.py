@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .adapters import unwrap
 from .guidance import position_ids_from_mask
+from .vocabulary import vocab_size
 
 Encoded = tuple[list[int], int]
 """Ids of prompt and response, and where the response starts."""
@@ -20,8 +21,13 @@ def as_pairs(prompts: str | Sequence[str], responses: str | Sequence[str]) -> tu
     """One prompt per response; a single prompt serves all.
 
     Raises:
+        TypeError: they are no texts.
         ValueError: there are not as many prompts as responses.
     """
+    for name, texts in (("prompts", prompts), ("responses", responses)):
+        listed = [texts] if isinstance(texts, str) else texts
+        if not isinstance(listed, (list, tuple)) or not all(isinstance(text, str) for text in listed):
+            raise TypeError(f"`{name}` must be a text or a list of texts, got {texts!r:.60}.")
     responses = [responses] if isinstance(responses, str) else list(responses)
     prompts = [prompts] * len(responses) if isinstance(prompts, str) else list(prompts)
     if len(prompts) != len(responses):
@@ -52,8 +58,11 @@ def encode_pairs(
         append_eos: whether the end of the response counts as a token.
 
     Raises:
+        TypeError: `tokenizer` is none.
         ValueError: a response has no tokens.
     """
+    if not callable(tokenizer) or not hasattr(tokenizer, "eos_token_id"):
+        raise TypeError(f"`tokenizer` must be the reward model's tokenizer, got {type(tokenizer).__name__}.")
     if not responses:
         return []
     if prompt_template:
@@ -89,6 +98,81 @@ def _without_suffix(full: list[int], plain: list[int], bos: int | None) -> list[
     elif bos is not None and prefix[-1:] == [bos] == plain[:1]:
         prefix = prefix[:-1]  # a template that spells BOS out
     return [*prefix, *plain]
+
+
+def check_ids(input_ids: Any, **masks: Any) -> None:
+    """Refuse what is no batch of token ids, and masks of another shape.
+
+    Args:
+        input_ids: `(batch, length)`, if it is what it should be.
+        **masks: by name, each `(batch, length)` or None.
+
+    Raises:
+        TypeError: something is no tensor, or one of another kind.
+        ValueError: something has another shape.
+    """
+    if not isinstance(input_ids, Tensor) or input_ids.dtype not in (torch.int64, torch.int32):
+        kind = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
+        raise TypeError(f"`input_ids` must be a tensor of token ids (torch.long), got {kind}.")
+    if input_ids.ndim != 2 or not input_ids.numel():
+        raise ValueError(f"`input_ids` must be (batch, length), neither of them 0; got {tuple(input_ids.shape)}.")
+    for name, mask in masks.items():
+        if mask is not None and not isinstance(mask, Tensor):
+            raise TypeError(f"`{name}` must be a tensor, 1 for tokens and 0 for others, got {type(mask).__name__}.")
+        if mask is not None and mask.shape != input_ids.shape:
+            raise ValueError(
+                f"`{name}` must have the shape of `input_ids`, {tuple(input_ids.shape)}; got {tuple(mask.shape)}."
+            )
+
+
+def check_known(input_ids: Tensor, size: int) -> None:
+    """Refuse ids that a model does not have. Ids on a GPU are not looked at, which would wait for it.
+
+    Args:
+        input_ids: of any shape, not empty.
+        size: of the model's vocabulary.
+
+    Raises:
+        ValueError: as said.
+    """
+    if input_ids.device.type != "cpu":
+        return
+    smallest, largest = int(input_ids.min()), int(input_ids.max())
+    if smallest < 0 or largest >= size:
+        raise ValueError(
+            f"`input_ids` hold id {smallest if smallest < 0 else largest}, and the model has {size} tokens, 0 to "
+            f"{size - 1}. Encode the text with the model's own tokenizer."
+        )
+
+
+def check_base(base: Any, ids: Sequence[int]) -> None:
+    """Refuse what cannot say how likely a text is.
+
+    Args:
+        base: a causal LM, whatever wraps it, if it is what it should be.
+        ids: of the text.
+
+    Raises:
+        TypeError: it is no causal LM.
+        ValueError: it lacks some of the ids.
+    """
+    model = unwrap(getattr(base, "backbone", base))
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    if not isinstance(model, nn.Module) or not hasattr(model, "can_generate") or not model.can_generate():  # type: ignore[operator]
+        raise TypeError(f"`base` must be a causal LM, got {type(base).__name__}.")
+    if model.config.is_encoder_decoder:  # type: ignore[union-attr]
+        raise TypeError(f"`base` must be a causal LM, and {type(model).__name__} is an encoder-decoder.")
+    check_known(torch.tensor(ids), vocab_size(model))
+
+
+def check_batch_size(batch_size: Any) -> None:
+    """Refuse what is no number of rows.
+
+    Raises:
+        ValueError: as said.
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size!r}.")
 
 
 def summed_rewards(token_rewards: Any, encoded: Sequence[Encoded], device: torch.device, batch_size: int) -> Tensor:

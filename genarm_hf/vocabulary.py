@@ -202,6 +202,8 @@ _read: "WeakKeyDictionary[Any, tuple[tuple[int, int], Vocabulary]]" = WeakKeyDic
 def _of_tokenizer(tokenizer: Any) -> Vocabulary:
     """The vocabulary of a tokenizer object, read again only when it has grown."""
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a multimodal processor holds one
+    if not hasattr(tokenizer, "get_vocab"):
+        raise TypeError(f"`tokenizer` and `reward_tokenizers` must be tokenizers, got {type(tokenizer).__name__}.")
     added = getattr(tokenizer, "added_tokens_decoder", {})
     size = tokenizer.vocab_size, len(added)  # len(tokenizer) counts a large vocabulary for 50 ms in older versions
     known = _read.get(tokenizer)

@@ -44,6 +44,7 @@ LATE = {
     "moocore",
     "peft",
     "requests",
+    "shtab",
     "starlette",
     "trl",
     "uvicorn",

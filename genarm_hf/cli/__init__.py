@@ -24,6 +24,7 @@ COMMANDS = {
     "info": "tell what a reward model, a composition, a collection or somebody's reward models say of themselves: REPO",
     "push": "upload a reward model or a composition to the hub: DIR REPO",
     "env": "print versions, system and devices, for a bug report",
+    "completion": "print a script with which your shell completes commands and options: bash, zsh, fish",
 }
 _INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
@@ -52,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("GENARM_HF_DEBUG"):
             raise
         print(f"genarm-hf: {_one_sentence(error)}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get("GENARM_HF_DEBUG") or not _is_memory(error):
+            raise
+        print(f"genarm-hf: there is not enough memory for this: {_one_sentence(error)}", file=sys.stderr)
         return 2
 
 
@@ -88,6 +94,12 @@ def _overview() -> str:
             "`genarm-hf COMMAND --help` lists a command's options; `genarm-hf --version` names the version.",
         ]
     )
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether memory ran out, which torch says in one kind of error for GPUs and another for CPUs."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
 def _one_sentence(error: BaseException) -> str:

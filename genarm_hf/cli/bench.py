@@ -14,6 +14,7 @@ from .parsing import CommandParser, UsageError, parse_numbers
 from .text import table
 
 SUITES = ("decode", "shared", "speculative", "scaling", "train", "preferences")
+_MOST_THREADS = 1024  # more than any machine runs at once; the process would end where they cannot be started
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -148,6 +149,8 @@ def _check(options: BenchOptions) -> None:
     for name in ("threads", "repeats"):
         if getattr(options, name) < 1:
             raise UsageError(f"bench: `--{name}` must be at least 1, got {getattr(options, name)}.")
+    if options.threads > _MOST_THREADS:
+        raise UsageError(f"bench: `--threads` must be at most {_MOST_THREADS}, got {options.threads}.")
     _axes(options)
     _lengths(options)
     _check_files(options)

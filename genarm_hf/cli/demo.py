@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .loading import quiet
-from .parsing import CommandParser, UsageError, parse_numbers
+from .parsing import CommandParser, UsageError, check_seed, parse_numbers
 from .text import paragraph
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def _check(options: DemoOptions) -> list[float]:
     for name, least in (("pairs", 1), ("prompts", 2), ("samples", 0)):
         if getattr(options, name) < least:
             raise UsageError(f"`--{name}` must be at least {least}, got {getattr(options, name)}.")
+    check_seed("--seed", options.seed)
     for name in ("beta", "learning_rate"):
         if not 0 < getattr(options, name) < float("inf"):
             raise UsageError(f"`--{name.replace('_', '-')}` must be a positive number, got {getattr(options, name)}.")

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+from ..loading import reason
 from .loading import quiet
 from .outline import Outline, open_base, open_reward_model
 from .parsing import CommandParser, UsageError
@@ -57,8 +58,8 @@ class Diagnosis:
         """What a check gives; None, and a problem noted, where it fails."""
         try:
             return check()
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            said = " ".join(str(error).split()) or type(error).__name__
+        except Exception as error:  # what a broken file makes of the libraries underneath is a finding too
+            said = reason(error)
             if said not in self.problems:
                 self.problems.append(said)
             return None
@@ -83,8 +84,8 @@ def run(options: DoctorOptions) -> int:
     _check(options)
     found = Diagnosis()
     with quiet():
-        base = found.attempt(partial(_opened, options.model))
-        arms = [found.attempt(partial(open_reward_model, name, base)) for name in options.reward_model]
+        base = found.attempt(partial(_opened, options.model, open_base))
+        arms = [found.attempt(partial(_opened, name, open_reward_model, base)) for name in options.reward_model]
         if base is not None and all(arms):
             examine(options, base, arms, found)
     for title, text in found.facts:
@@ -96,12 +97,14 @@ def run(options: DoctorOptions) -> int:
     return 1 if found.problems else 0
 
 
-def _opened(name: str) -> Outline:
-    """The base; what transformers says of a name that is wrong does not always repeat it."""
+def _opened(name: str, opener: Callable[..., Outline], *rest: Any) -> Outline:
+    """A model; what the libraries underneath say of one that is wrong does not always repeat its name."""
     try:
-        return open_base(name)
-    except OSError as error:
-        raise OSError(f"{name!r} could not be loaded: {error}") from error
+        return opener(name, *rest)
+    except Exception as error:
+        if name in str(error):
+            raise
+        raise ValueError(f"{name!r} could not be loaded: {reason(error)}") from error
 
 
 def _check(options: DoctorOptions) -> None:

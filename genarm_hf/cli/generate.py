@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from .loading import load_base, load_reward_model, quiet
-from .parsing import CommandParser, UsageError
+from .parsing import CommandParser, UsageError, check_seed
 from .text import side_by_side, table
 
 _FOR_MANY = ("output", "split", "prompt_column", "alpha_column", "samples", "batch_size", "max_tokens_per_batch")
@@ -126,6 +126,7 @@ def _check(options: GenerateOptions) -> None:
             raise UsageError(f"`--{name.replace('_', '-')}` must be at least 1, got {getattr(options, name)}.")
     if options.temperature is not None and not 0 <= options.temperature < float("inf"):
         raise UsageError(f"`--temperature` must be 0 or a positive number, got {options.temperature}.")
+    check_seed("--seed", options.seed)
     if options.top_p is not None and not 0 < options.top_p <= 1:
         raise UsageError(f"`--top-p` must be above 0 and at most 1, got {options.top_p}.")
     if options.device_map is not None:
@@ -193,6 +194,17 @@ class _Call:
 
         if self.options.seed is not None:
             set_seed(self.options.seed)
+        try:
+            return self._generate(alpha, streamer)
+        except RuntimeError as error:
+            if "probability tensor contains" not in str(error):
+                raise
+            raise UsageError(
+                "the probabilities to sample from are no numbers: weights are broken, `--alpha` or `--temperature` is "
+                "too extreme, or `--dtype` too narrow (try float32)."
+            ) from error
+
+    def _generate(self, alpha: Any, streamer: Any) -> Any:
         return self.base.generate(
             input_ids=self.inputs["input_ids"],
             attention_mask=self.inputs["attention_mask"],

@@ -1,6 +1,5 @@
 """Models from names on the command line, and one sentence where that fails."""
 
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -159,10 +158,11 @@ def find_device(name: str) -> Any:
 
 def _adapter_base(repo: str) -> str | None:
     """The base model that an adapter repository names; None for full weights."""
-    from transformers.utils.peft_utils import find_adapter_config_file
+    from ..adapters import ADAPTER_CONFIG
+    from ..loading import Repository
 
-    path = find_adapter_config_file(repo)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = (Repository(repo).json(ADAPTER_CONFIG) or {}).get("base_model_name_or_path")
+    return base if isinstance(base, str) else None
 
 
 def same_model(one: str | None, other: str) -> bool:
@@ -175,7 +175,7 @@ def same_model(one: str | None, other: str) -> bool:
 
 def _load(option: str, name: str, load: Callable[[], T]) -> T:
     """What `load` gives, or one sentence for what the libraries underneath say over many lines."""
-    from ..loading import whole_downloads
+    from ..loading import reason, whole_downloads
 
     # `org/name` may be on the hub, and so may `name`; anything else can only be a folder
     if (name.count("/") > 1 or name.startswith((".", "/", "~"))) and not Path(name).is_dir():
@@ -183,6 +183,7 @@ def _load(option: str, name: str, load: Callable[[], T]) -> T:
     try:
         with whole_downloads(name):
             return load()
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"`{option}` {name!r} could not be loaded: {reason}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the libraries underneath run into, where a file holds what it should not
+        raise UsageError(f"`{option}` {name!r} could not be loaded: {reason(error)}") from error

@@ -63,8 +63,8 @@ class Outline:
         """
         import torch
 
-        ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
         try:
+            ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
             with torch.no_grad():
                 cache = self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
         except Exception:  # whatever an unusual architecture does that takes numbers

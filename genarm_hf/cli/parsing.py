@@ -58,6 +58,7 @@ class CommandParser(HfArgumentParser):
 
     def add_argument(self, *names: str, **kwargs: Any) -> Any:
         """Add an option under its hyphenated name; flags and repeatable options do not swallow what follows them."""
+        kwargs = _without_overflow(kwargs)
         if kwargs.get("const") is True and not self.positional:
             kwargs.setdefault("metavar", _YES_OR_NO)
         elif kwargs.get("const") is True:
@@ -133,11 +134,31 @@ class _Hyphenated:
 
     def add_argument(self, *names: str, **kwargs: Any) -> Any:
         """Add an option; where it says nothing else, its value is shown by its type and not by its own name again."""
+        kwargs = _without_overflow(kwargs)
         if kwargs.get("const") is True:
             kwargs.setdefault("metavar", _YES_OR_NO)
         elif "choices" not in kwargs and "action" not in kwargs:
             kwargs.setdefault("metavar", getattr(kwargs.get("type"), "__name__", "value").upper())
         return self._group.add_argument(*[name for name in names if "_" not in name], **kwargs)
+
+
+def whole(text: str) -> int:
+    """A whole number that fits into the 64 bits of a machine's: larger ones would fail deep inside of torch.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at most 64 bits, got {text:.40}")
+    return number
+
+
+whole.__name__ = "int"  # what argparse, and the help, call the type
+
+
+def _without_overflow(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return kwargs | {"type": whole} if kwargs.get("type") is int else kwargs
 
 
 def _read_yaml(path: str) -> dict[Any, Any]:
@@ -199,6 +220,16 @@ def parse_numbers(name: str, text: str) -> list[float]:
     if not all(map(_is_number, parts)):
         raise UsageError(f"`{name}` must be numbers with commas between them, such as 0,0.5,1; got {text!r}.")
     return [float(part) for part in parts]
+
+
+def check_seed(option: str, seed: int | None) -> None:
+    """Refuse what numpy does not take as a seed.
+
+    Raises:
+        UsageError: as said.
+    """
+    if seed is not None and not 0 <= seed < 2**32:
+        raise UsageError(f"`{option}` must be at least 0 and below 2**32, got {seed}.")
 
 
 def _is_number(text: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from .loading import _adapter_base, load_tokenizer, quiet
-from .parsing import CommandParser, UsageError
+from .parsing import CommandParser, UsageError, check_seed
 from .text import table
 
 if TYPE_CHECKING:
@@ -192,6 +192,8 @@ def _check(options: TrainOptions) -> None:
     rate = training["learning_rate"]
     if rate is not None and not 0 <= rate < float("inf"):
         raise UsageError(f"`--learning-rate` must be a number of at least 0, got {rate}.")
+    check_seed("--seed", training["seed"])
+    check_seed("--data-seed", training["data_seed"])
     if options.eval_split is not None and options.eval_data is None:
         raise UsageError("`--eval-split` is a split of `--eval-data`, which is missing.")
     if options.full and options.load_in_4bit:

@@ -192,7 +192,15 @@ def check_alpha(alpha: Alpha, arms: int) -> Tensor | Callable[[int], Any]:
     """Alpha in its one shape; a callable is tried once, so that its type cannot fail in the middle of a text."""
     if not callable(alpha) or isinstance(alpha, Tensor):
         return as_alpha(alpha, arms)
-    as_alpha(alpha(0), arms)
+    try:
+        first = alpha(0)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # from within
+        raise TypeError(
+            f"`alpha` as a callable takes one argument, the step, which this one does not: {error}"
+        ) from error
+    as_alpha(first, arms)
     return alpha
 
 

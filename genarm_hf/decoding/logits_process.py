@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
 
 from ..guidance import Alpha, combine, mask_columns
+from ..scoring import check_ids
 from ..vocabulary import check_vocabularies
 from .guidance_plan import Guidance, alpha_columns, check_alpha
 from .reading import as_logprobs
@@ -127,6 +128,8 @@ class GenARMLogitsProcessor(LogitsProcessor):
         renormalize: bool | None = None,
     ) -> None:
         home = SimpleNamespace(device=torch.get_default_device()) if base is None else base
+        if not hasattr(home, "device") or (base is not None and not hasattr(base, "config")):
+            raise TypeError(f"`base` must be the model whose scores are guided, got {type(base).__name__}.")
         rewards = as_rewards(reward_models, home)
         arms = len(rewards)
         strengths = [default_alpha(item, home) for item in as_list(reward_models)] if alpha is None else alpha
@@ -182,6 +185,9 @@ class GenARMLogitsProcessor(LogitsProcessor):
     # ------------------------------------------------------------------ before any model runs
 
     def _check_call(self, ids: Tensor, scores: Tensor) -> None:
+        check_ids(ids)
+        if not isinstance(scores, Tensor) or not scores.is_floating_point():
+            raise TypeError("`scores` must be a tensor of logits or log-probabilities (rows, vocab).")
         if scores.ndim != 2 or len(scores) != len(ids):
             raise ValueError(
                 f"`scores` must be (rows, vocab) for {len(ids)} rows of `input_ids`, got {tuple(scores.shape)}."

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ..vocabulary import vocab_size
 
+_IDS = (torch.int64, torch.int32)
+
 
 @dataclass(frozen=True)
 class RewardPrompt:
@@ -53,13 +55,19 @@ def as_reward_prompts(reward_inputs: Any, arms: int) -> tuple[RewardPrompt | Non
 
 def _reward_prompt(item: Any) -> RewardPrompt:
     ids = item if isinstance(item, Tensor) else item.get("input_ids") if hasattr(item, "get") else None
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] == 0:
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype not in _IDS or not ids.numel():
         raise TypeError(
             "`reward_inputs` must hold `input_ids` of shape (batch, length): pass `tokenizer(texts, "
             "return_tensors='pt', padding=True, "
             f"padding_side='left')`. Got {type(item).__name__}."
         )
     mask = None if isinstance(item, Tensor) else item.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids.shape or mask.is_complex()):
+        found = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(
+            f"`attention_mask` in `reward_inputs` must have the shape of its `input_ids`, {tuple(ids.shape)}; got "
+            f"{found}."
+        )
     if mask is not None and bool((mask[:, -1] == 0).any()):
         raise ValueError(
             "`reward_inputs` are padded on the right; the continuation must follow the text. Pad on the left."
@@ -69,10 +77,9 @@ def _reward_prompt(item: Any) -> RewardPrompt:
 
 def check_reward_prompt(prompt: RewardPrompt, model: Any, name: str) -> None:
     """Refuse a reward prompt with ids that its reward model does not have: it was made by another tokenizer."""
-    largest, size = int(prompt.ids.max()), vocab_size(model)
-    if largest >= size:
+    smallest, largest, size = int(prompt.ids.min()), int(prompt.ids.max()), vocab_size(model)
+    if smallest < 0 or largest >= size:
         raise ValueError(
-            f"`reward_inputs` for {name} holds id {largest}, and the model has {size} tokens. Encode "
-            f"the text with the "
-            "reward model's own tokenizer."
+            f"`reward_inputs` for {name} holds id {smallest if smallest < 0 else largest}, and the model has {size} "
+            "tokens. Encode the text with the reward model's own tokenizer."
         )

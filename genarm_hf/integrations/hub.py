@@ -14,7 +14,7 @@ from typing import Any
 
 from ..adapters import ADAPTER_CONFIG, saved_dtypes
 from ..configuration_genarm import GenARMConfig
-from ..loading import Repository, unreadable
+from ..loading import Repository, readable, unreadable
 from ..model_card import CARD, RECORD, base_name, find_record, is_generated, is_path, marked, write_model_card
 from ..saving import fetch_card
 from .vllm.composition import GENERATION, places
@@ -74,14 +74,18 @@ def describe(name: str, revision: str | None = None) -> dict[str, str]:
     if parts is not None:
         found = _describe_composition(*parts)
     elif fields is not None and fields.get("model_type") == GenARMConfig.model_type:
-        found = _describe_reward_model(GenARMConfig.from_dict(fields)) | _describe_training(repo)
+        with readable(f"config.json of {name!r}"):
+            found = _describe_reward_model(GenARMConfig.from_dict(fields))
+        found |= _describe_training(repo)
     elif adapter is not None:
         found = {
             "kind": "a plain adapter, read as a reward model as it is",
             "base": _said(adapter, "base_model_name_or_path"),
         }
     elif fields is not None and fields.get("architectures"):
-        found = {"kind": f"a plain {fields['architectures'][0]}; a causal LM is read as a reward model as it is"}
+        kinds = fields["architectures"]
+        kind = kinds[0] if isinstance(kinds, list) else kinds
+        found = {"kind": f"a plain {kind}; a causal LM is read as a reward model as it is"}
     else:
         raise OSError(
             f"{name!r} is no model repository, or the hub is out of reach and it is not in the cache. If it is "
@@ -94,7 +98,7 @@ def describe(name: str, revision: str | None = None) -> dict[str, str]:
 def _describe_reward_model(config: GenARMConfig) -> dict[str, str]:
     adapter = config.adapter
     return {
-        "kind": f"reward model, {adapter['type']} adapter" if adapter else "reward model, full weights",
+        "kind": f"reward model, {adapter.get('type', '')} adapter" if adapter else "reward model, full weights",
         "objective": config.objective or "",
         "beta": "" if config.beta is None else f"{config.beta:g} (of the training loss)",
         "alpha": f"{1.0 if config.alpha is None else config.alpha:g} (where none is given)",
@@ -107,14 +111,14 @@ def _describe_training(repo: Repository) -> dict[str, str]:
     """The training record beside the weights, as far as it can be read: people may have edited it."""
     try:
         record = repo.json(RECORD) or {}
-    except ValueError:
+        accuracy = ((record.get("held_out") or {}).get("accuracy") or {}).get("value")
+    except (ValueError, AttributeError):
         return {}
-    accuracy = ((record.get("held_out") or {}).get("accuracy") or {}).get("value")
     pairs = record.get("pairs")
     return {
-        "trained on": ", ".join(filter(None, [record.get("data"), f"{pairs} pairs" if pairs else ""])),
+        "trained on": ", ".join(filter(None, [_said(record, "data"), f"{pairs} pairs" if pairs else ""])),
         "held-out accuracy": f"{accuracy:.1%}" if isinstance(accuracy, float) else "",
-        "trained by": record.get("command") or "",
+        "trained by": _said(record, "command"),
     }
 
 
@@ -240,12 +244,14 @@ def _check_reward_model(folder: Path, base_model: str | None) -> dict[str, bytes
     except Exception as error:
         raise unreadable(repo, error) from error
     adapter, config = _read(folder, ADAPTER_CONFIG), _read(folder, "config.json")
+    with readable(f"config.json of {str(folder)!r}"):
+        GenARMConfig.from_dict(config)
     if not adapter:
         if base_model is not None:
             raise ValueError(f"`base_model` is for adapters, and {str(folder)!r} has full weights. Leave it out.")
         return {}
     name = base_model or adapter.get("base_model_name_or_path") or ""
-    if not name or is_path(name):
+    if not name or not isinstance(name, str) or is_path(name):
         raise ValueError(
             f"{str(folder)!r} is an adapter of {name or 'a base it does not name'!r}, which nobody finds on the hub. "
             "Name the base's repository: `genarm-hf push ... --base-model org/name`."

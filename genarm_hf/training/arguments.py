@@ -116,10 +116,11 @@ class ARMTrainingArguments(TrainingArguments):
             raise ValueError("`include_for_metrics` must not contain 'inputs': a batch has no single tensor of inputs.")
 
     def _check_choices(self) -> None:
-        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
-            raise ValueError(f"`max_tokens_per_batch` must be at least 1, got {self.max_tokens_per_batch}.")
-        if self.max_length is not None and self.max_length < 2:
-            raise ValueError(f"`max_length` must leave room for a prompt and a response token, got {self.max_length}.")
+        tokens, length = self.max_tokens_per_batch, self.max_length
+        if tokens is not None and not (_is_number(tokens) and tokens >= 1):
+            raise ValueError(f"`max_tokens_per_batch` must be at least 1, got {tokens!r}.")
+        if length is not None and not (_is_number(length) and length >= 2):
+            raise ValueError(f"`max_length` must leave room for a prompt and a response token, got {length!r}.")
         if self.overlong_responses not in ("error", "drop"):
             raise ValueError(f"`overlong_responses` must be 'error' or 'drop', got {self.overlong_responses!r}.")
         if self.overlong_prompts not in ("truncate", "drop"):

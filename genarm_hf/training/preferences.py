@@ -203,7 +203,7 @@ def _csv_rows(file: IO[str], delimiter: str) -> Iterator[Any]:
 def _rows_of(source: Any, split: str | None, prefer: Sequence[str], label: str) -> Any:
     """A `datasets.Dataset`, a list, or a [`_File`]."""
     if isinstance(source, Mapping):
-        return _one_split(source, split, prefer, label)
+        return _rows_of(_one_split(source, split, prefer, label), None, prefer, label)
     if split is not None:
         raise ValueError(f"`split` is for sources with several splits, which this one is not; got {split!r}.")
     if isinstance(source, (list, tuple, _File)) or (hasattr(source, "column_names") and hasattr(source, "select")):
@@ -231,6 +231,7 @@ def _open_path(source: str, name: str | None, revision: str | None, token: Any) 
     datasets = _datasets()
     if path.is_file():
         if _suffix(path) == ".parquet":
+            _check_parquet(source)
             return datasets.load_dataset("parquet", data_files=source)["train"]
         raise ValueError(f"`source` must be a json, jsonl, csv, tsv or parquet file, got {source!r}.")
     if path.is_dir():
@@ -249,13 +250,33 @@ def _open_path(source: str, name: str | None, revision: str | None, token: Any) 
     return _load_dataset("/".join(parts[:2]), name=name, revision=revision, token=token, data_dir="/".join(parts[2:]))
 
 
+def _check_parquet(source: str) -> None:
+    """Read a file's schema, which shows what is none; `datasets` would log that and then fail in another way."""
+    import pyarrow.parquet
+
+    try:
+        pyarrow.parquet.read_schema(source)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"`source` {source!r} cannot be read: {error} It must be parquet.") from error
+
+
 def _load_dataset(source: str, **options: Any) -> Any:
-    """`datasets.load_dataset`; in a csv the texts "null", "NA" and the like stay texts."""
+    """`datasets.load_dataset`; in a csv the texts "null", "NA" and the like stay texts.
+
+    Raises:
+        ValueError: a file of it cannot be read, which `datasets` and what it reads with say in many kinds of errors.
+    """
     datasets = _datasets()
     options = {option: value for option, value in options.items() if value}
-    if hasattr(datasets.load_dataset_builder(source, **options).config, "keep_default_na"):
-        options |= {"keep_default_na": False, "na_filter": False}
-    return datasets.load_dataset(source, **options)
+    try:
+        if hasattr(datasets.load_dataset_builder(source, **options).config, "keep_default_na"):
+            options |= {"keep_default_na": False, "na_filter": False}
+        return datasets.load_dataset(source, **options)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:
+        detail = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"`source` {source!r} cannot be read: {detail or type(error).__name__}") from error
 
 
 # ---------------------------------------------------------------------- from rows to pairs

@@ -274,8 +274,31 @@ def places(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]
 
     Args:
         fields: of the file.
+
+    Raises:
+        ValueError: somebody has edited it.
     """
-    return (fields[_BASE], fields[_ARMS]) if _BASE in fields else None
+    if _BASE not in fields:
+        return None
+    base, arms = fields[_BASE], fields.get(_ARMS)
+    if not _is_place(base) or not isinstance(arms, list) or not all(map(_is_guide, arms)):
+        raise ValueError(f"config.json of a composition must name a model as `{_BASE}`, and models as `{_ARMS}`.")
+    return base, arms
+
+
+def _is_place(place: Any) -> bool:
+    """Whether this is what `Part.place` wrote."""
+    return (
+        isinstance(place, dict)
+        and isinstance(place.get("model"), str)
+        and all(isinstance(place.get(key), (str, type(None))) for key in ("revision", "base"))
+    )
+
+
+def _is_guide(place: Any) -> bool:
+    """Whether this is a reward model's place, with its strength."""
+    alpha = place.get("alpha") if isinstance(place, dict) else None
+    return _is_place(place) and isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
 
 
 def read(config: Any) -> Composition:
@@ -289,14 +312,14 @@ def read(config: Any) -> Composition:
         ValueError: the file does not describe a composition.
     """
     base, arms = getattr(config, _BASE, None), getattr(config, _ARMS, None)
-    if not isinstance(base, dict) or not isinstance(arms, list) or not arms:
+    if not _is_place(base) or not isinstance(arms, list) or not arms or not all(map(_is_guide, arms)):
         raise ValueError(
-            f"config.json names the architecture {config.architectures[0]}, but not its models. Write the directory "
+            f"config.json names the architecture {config.architectures}, but not its models. Write the directory "
             "with `genarm-hf compose`."
         )
-    parts = [open_part(place["model"], place["revision"], place.get("base")) for place in (base, *arms)]
+    parts = [open_part(place["model"], place.get("revision"), place.get("base")) for place in (base, *arms)]
     found = Composition(parts[0], tuple(parts[1:]), tuple(float(place["alpha"]) for place in arms))
-    if found.architecture != config.architectures[0]:
+    if [found.architecture] != list(config.architectures or []):
         raise ValueError(
             "Reward models with weights of their own have become LoRA adapters since `genarm-hf compose` "
             "wrote config.json, or the other way round. Write it again."
