@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 PIP = -m pip install -qq --disable-pip-version-check
 PYTEST = -m pytest -n $(WORKERS) --dist loadscope
 
-.PHONY: demo test check docs test-min test-vllm bench reproduce-fast format clean .vllm
+.PHONY: demo test check docs test-min test-vllm fuzz wheel-test bench reproduce-fast format clean .vllm
 
 ## demo: train a reward model, save it, load it, and let it guide a base model (under five minutes on two cores)
 demo: $(VENV)/.demo
@@ -44,6 +44,15 @@ test-min: $(VENV_MIN)/.test
 ## test-vllm: serving with vLLM, in an environment of its own (3 GB) with vLLM's build for CPUs; skipped where there is none
 test-vllm: $(VENV_VLLM)/.test
 	@if test -e $<; then $(VENV_VLLM)/bin/python -m pytest tests/vllm $(ARGS); fi
+
+## fuzz: 2,000 random command lines and calls, each a result or one clear sentence; FUZZ=N for another number
+FUZZ ?= 2000
+fuzz: $(VENV)/.dev
+	GENARM_HF_FUZZ=$(FUZZ) $(VENV)/bin/python -m pytest -n $(WORKERS) --timeout 3600 tests/fuzz $(ARGS)
+
+## wheel-test: build wheel and source distribution, look inside, and demo from the wheel in an empty folder
+wheel-test:
+	@.ci/wheel $(PYTHON)
 
 ## bench: what guidance costs on this machine
 bench: $(VENV)/.demo

@@ -1,7 +1,7 @@
 """How texts are read for their rewards: prompt, response and one end of sequence as ids; one stateless forward."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -24,18 +24,25 @@ def as_pairs(prompts: str | Sequence[str], responses: str | Sequence[str]) -> tu
         TypeError: they are no texts.
         ValueError: there are not as many prompts as responses.
     """
-    for name, texts in (("prompts", prompts), ("responses", responses)):
-        listed = [texts] if isinstance(texts, str) else texts
-        if not isinstance(listed, (list, tuple)) or not all(isinstance(text, str) for text in listed):
-            raise TypeError(f"`{name}` must be a text or a list of texts, got {texts!r:.60}.")
-    responses = [responses] if isinstance(responses, str) else list(responses)
-    prompts = [prompts] * len(responses) if isinstance(prompts, str) else list(prompts)
+    responses = _texts(responses, "responses")
+    prompts = [prompts] * len(responses) if isinstance(prompts, str) else _texts(prompts, "prompts")
     if len(prompts) != len(responses):
         raise ValueError(
             f"`prompts` and `responses` must have one length, got {len(prompts)} and {len(responses)}. One prompt as a "
             "string serves all responses."
         )
     return prompts, responses
+
+
+def _texts(texts: Any, name: str) -> list[str]:
+    listed = [texts] if isinstance(texts, str) else texts
+    if not isinstance(listed, Iterable) or isinstance(listed, (bytes, Mapping)):
+        raise TypeError(f"`{name}` must be a text or texts, got {type(texts).__name__}.")
+    listed = list(listed)
+    wrong = next((text for text in listed if not isinstance(text, str)), None)
+    if wrong is not None or None in listed:
+        raise TypeError(f"`{name}` must be texts, and one of them is {wrong!r:.60}.")
+    return listed
 
 
 def encode_pairs(

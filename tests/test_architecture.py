@@ -31,6 +31,8 @@ LAYERS = (
 # They tie the layers together for whoever imports the package, so they may name all of them; nothing imports them.
 WIRING = ("", "registration")
 FORBIDDEN = {("training", "decoding")}
+# modules that are commands of their own, `python -m`, and print what they find
+SCRIPTS = {"benchmarks.serving", "playground.pretrain"}
 # Loaded inside the function that needs them.
 LATE = {
     "aiohttp",
@@ -235,6 +237,35 @@ def test_nothing_runs_code_from_a_file() -> None:
             trusts = [k for k in node.keywords if k.arg == "trust_remote_code" and ast.unparse(k.value) == "True"]
             if trusts or ast.unparse(node.func) == "torch.load":
                 wrong.append(f"{source.path.name}:{node.lineno} {ast.unparse(node.func)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def _calls(source: Source) -> Iterator[tuple[str, int]]:
+    """Every call as it is written, `logger.warning`, with its line."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node.lineno
+
+
+def test_what_is_said_goes_through_the_logger_of_transformers() -> None:
+    """Whoever sets `transformers.logging` or TRANSFORMERS_VERBOSITY sets ours too; only commands print."""
+    wrong = []
+    for name, source in sources().items():
+        wrong += [f"{source.path.name}:{i.line} imports {i.target}" for i in source.imports if i.target == "logging"]
+        forbidden = {"warnings.warn", "logging.getLogger"} | (
+            set() if name.split(".")[0] == "cli" or name in SCRIPTS else {"print"}
+        )
+        wrong += [f"{source.path.name}:{line} calls {call}" for call, line in _calls(source) if call in forbidden]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_runs_in_every_call_warns_once() -> None:
+    wrong = [
+        f"{source.path.name}:{line} calls {call}: say `logger.warning_once`"
+        for name, source in sources().items()
+        for call, line in _calls(source)
+        if name.split(".")[0] in ("decoding", "guidance", "scoring") and call == "logger.warning"
+    ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -327,3 +327,25 @@ def test_code_in_a_repository_is_not_run(full):
     (full / "evil.py").write_text("raise SystemExit('this code must not run')")
     for auto in AUTO:
         assert isinstance(auto.from_pretrained(full), AutoregressiveRewardModel)
+
+
+WRONG_FIELDS = [
+    ("full", "config.json", {"text_config": [1]}, "config.json of .* cannot be used"),
+    ("full", "config.json", {"beta": "high"}, "config.json of .* cannot be used: .*`beta` must be a positive number"),
+    ("full", "config.json", {"dtype": "no-such-type"}, "cannot be used|could not be loaded"),
+    ("adapted", "adapter_config.json", {"peft_type": None}, "must name a kind of adapter as `peft_type`, got None"),
+    ("adapted", "adapter_config.json", {"peft_type": "NO_SUCH"}, "adapter_config.json of .* cannot be used"),
+    ("adapted", "adapter_config.json", {"r": "x"}, "does not fit|cannot be used"),
+    ("adapted", "adapter_config.json", {"base_model_name_or_path": 3}, "does not name its base model"),
+    ("base", "config.json", {"num_attention_heads": 0}, "config.json of .* cannot be used: ZeroDivisionError"),
+    ("base", "config.json", {"hidden_size": "wide"}, "config.json of .* cannot be used"),
+    ("base", "config.json", {"vocab_size": -1}, "could not be loaded|cannot be used"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "fields", "message"), WRONG_FIELDS)
+def test_fields_that_cannot_be_meant(name, file, fields, message, adapted, full, tmp_path):
+    path = tmp_path / name / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(ValueError, match=message):
+        AutoregressiveRewardModel.from_pretrained(tmp_path / name)

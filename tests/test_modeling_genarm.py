@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -461,3 +462,26 @@ def test_saving_can_push(arm, api, tmp_path):
     assert api.calls[-1] == ("upload_folder", "me/arm", {"commit_message": "v2"})
     assert (tmp_path / "arm" / "model.safetensors").exists()
     assert "from_pretrained('me/arm')" in (api.hub / "README.md").read_text()
+
+
+@pytest.mark.parametrize("wrong", [-1, VOCAB])
+def test_ids_that_the_model_lacks(wrong: int) -> None:
+    arm = AutoregressiveRewardModel.from_backbone(tiny("llama"))
+    with pytest.raises(ValueError, match=f"hold id {wrong}, and the model has {VOCAB} tokens"):
+        arm.token_rewards(torch.tensor([[4, wrong]]))
+
+
+@pytest.mark.parametrize("wrong", ["x", None, 0, 2.5])
+def test_batch_sizes_that_are_none(wrong: Any) -> None:
+    arm = AutoregressiveRewardModel.from_backbone(tiny("llama"))
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+        arm.score(word_tokenizer(), "w5", "w6", batch_size=wrong)
+
+
+def test_bases_that_explain_nothing() -> None:
+    arm = AutoregressiveRewardModel.from_backbone(tiny("llama"))
+    for wrong in ("name", torch.nn.Linear(2, 2), tiny("llama").model, tiny("t5")):
+        with pytest.raises(TypeError, match="`base` must be a causal LM"):
+            arm.explain(word_tokenizer(), "w5", "w6", base=wrong)
+    with pytest.raises(ValueError, match="hold id 40, and the model has 32 tokens"):
+        arm.explain(word_tokenizer(), "w5", "w40", base=tiny("llama", vocab_size=32))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from genarm_hf.scoring import as_pairs, encode_pairs, first_column, right_pad
+from genarm_hf.scoring import as_pairs, check_ids, encode_pairs, first_column, right_pad
 from tests.conftest import BOS, EOS
 from tests.reward_models import word_tokenizer
 
@@ -69,3 +69,37 @@ def test_padding_and_masks():
     assert first_column(response.bool()) == 2
     assert first_column(torch.zeros(2, 5, dtype=torch.bool)) == 4
     assert first_column(torch.ones(2, 5, dtype=torch.bool)) == 1
+
+
+@pytest.mark.parametrize("texts", [None, 3, b"text", {"text": 1}, [None], ["a", 3], [["a"]]])
+def test_what_is_no_text(texts):
+    with pytest.raises(TypeError, match="`responses` must be"):
+        as_pairs("p", texts)
+    with pytest.raises(TypeError, match="`prompts` must be"):
+        as_pairs(texts, ["a"])
+
+
+def test_texts_of_any_kind_of_sequence():
+    assert as_pairs(("p", "q"), iter(["a", "b"])) == (["p", "q"], ["a", "b"])
+
+
+@pytest.mark.parametrize("tokenizer", [None, "name", 3])
+def test_what_is_no_tokenizer(tokenizer):
+    with pytest.raises(TypeError, match="`tokenizer` must be the reward model's tokenizer"):
+        encode_pairs(tokenizer, ["w5"], ["w6"])
+
+
+def test_ids_and_masks_of_other_kinds():
+    ids = torch.tensor([[4, 5, 6]])
+    check_ids(ids, attention_mask=None, response_mask=torch.ones_like(ids))
+    check_ids(ids.int())
+    for wrong in (None, [[4]], ids.float(), ids.bool()):
+        with pytest.raises(TypeError, match="`input_ids` must be a tensor of token ids"):
+            check_ids(wrong)
+    for wrong in (ids[0], ids[:0], ids[:, :0]):
+        with pytest.raises(ValueError, match=r"`input_ids` must be \(batch, length\)"):
+            check_ids(wrong)
+    with pytest.raises(TypeError, match="`attention_mask` must be a tensor"):
+        check_ids(ids, attention_mask=[1, 1, 1])
+    with pytest.raises(ValueError, match="`response_mask` must have the shape"):
+        check_ids(ids, response_mask=ids[:, 1:])

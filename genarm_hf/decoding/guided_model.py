@@ -510,7 +510,9 @@ def _start_evaluating(model: nn.Module) -> None:
                 module.training = False
         _evaluated[model] = readers + 1, training
     if training and not readers:
-        logger.warning("A reward model is in training mode: it is put to eval() while it guides. Call `.eval()` on it.")
+        logger.warning_once(
+            "A reward model is in training mode: it is put to eval() while it guides. Call `.eval()` on it."
+        )
 
 
 def _stop_evaluating(model: nn.Module) -> None:

@@ -363,7 +363,9 @@ def _check_mask(attention_mask: Tensor | None, guidance: Guidance) -> Tensor | N
 def _evaluate(guidance: Guidance) -> None:
     for term in guidance.terms:
         if any(module.training for module in term.model.modules()):
-            logger.warning(f"{term.name} is in training mode, where dropout makes rewards random: it is put to eval().")
+            logger.warning_once(
+                f"{term.name} is in training mode, where dropout makes rewards random: it is put to eval()."
+            )
             term.model.eval()
 
 

@@ -174,3 +174,18 @@ def test_bad_arguments_have_status_2(capsys, options, said):
 @pytest.mark.parametrize(("number", "said"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (6_740_000_000, "6.74 GB")])
 def test_sizes(number, said):
     assert doctor._bytes(number) == said
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": 0}, {"hidden_size": "wide"}, {"vocab_size": -1}])
+def test_a_configuration_that_describes_no_model_is_a_finding(ask, base_dir, arm_dir, tmp_path, change):
+    copy = shutil.copytree(base_dir, tmp_path / "broken")
+    fields = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(fields | change))
+    for options in ({"base": copy, "arms": (arm_dir,)}, {"base": base_dir, "arms": (copy,)}):
+        status, out = ask(*options["arms"], base=options["base"])
+        assert status == 1 and out.count("PROBLEM") == 1 and str(copy) in out
+
+
+def test_a_length_that_no_machine_has(ask, arm_dir):
+    status, out = ask(arm_dir, options=["--batch-size", str(2**62)])
+    assert status in (0, 1) and "Memory" in out

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from genarm_hf import AutoregressiveRewardModel
 from genarm_hf.cli import loading, main
 
+from ..conftest import tiny
 from .conftest import PROMPT, WORDS, build_tokenizer
 
 
@@ -170,3 +171,28 @@ def test_another_vocabulary_is_refused(command, arm_dir, tmp_path):
     build_tokenizer([*WORDS[:3], *WORDS[:2:-1]]).save_pretrained(foreign)
     err = command("--alpha", "1", PROMPT, arms=(foreign,), status=2)
     assert "reward_models[0] has another vocabulary than the base" in err
+
+
+def test_weights_that_are_no_numbers(command, tmp_path):
+    broken = tiny("llama")
+    with torch.no_grad():
+        broken.lm_head.weight.fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "nan")
+    build_tokenizer().save_pretrained(tmp_path / "nan")
+    err = command("--temperature", "1", PROMPT, base=tmp_path / "nan", status=2)
+    assert err.startswith("genarm-hf: the probabilities to sample from are no numbers") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_seeds_that_are_none(command, seed):
+    assert "`--seed` must be at least 0 and below 2**32" in command("--seed", seed, PROMPT, status=2)
+
+
+@pytest.mark.parametrize("option", ["base", "arms"])
+def test_a_configuration_that_describes_no_model(command, base_dir, tmp_path, option):
+    """What the libraries underneath run into is told with the option and the folder that it comes from."""
+    copy = shutil.copytree(base_dir, tmp_path / "model")
+    fields = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(fields | {"num_attention_heads": 0}))
+    err = command(PROMPT, **{option: copy if option == "base" else [copy]}, status=2)
+    assert err.count("\n") == 1 and "could not be loaded" in err and str(copy) in err and "ZeroDivisionError" in err

@@ -1,6 +1,7 @@
 """The command as a whole: help, version, exit statuses, one sentence for bad input."""
 
 import pytest
+import torch
 
 import genarm_hf
 from genarm_hf import cli
@@ -37,6 +38,9 @@ def test_every_command_has_help(capsys, command):
         (["demo", "--alphas", "0,x"], "`--alphas` must be numbers with commas between them"),
         (["demo", "--alphas", "nan"], "`--alphas` must be finite"),
         (["demo", "--learning-rate", "-1"], "`--learning-rate` must be a positive number"),
+        (["demo", "--seed", "-1"], "`--seed` must be at least 0 and below 2**32, got -1"),
+        (["demo", "--pairs", "9" * 30], "argument --pairs: must be a whole number of at most 64 bits, got 999"),
+        (["bench", "decode", "--threads", "100000"], "`--threads` must be at most 1024, got 100000"),
         (["generate"], "required: --model"),
         (["generate", "--model", "m", "text"], "`--reward-model` is missing"),
     ],
@@ -66,10 +70,30 @@ def test_errors_of_commands(capsys, monkeypatch, error, status):
     assert status == 130 or err == "genarm-hf: no space\n"
 
 
-def test_mistakes_of_ours_are_not_hidden(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out(capsys, monkeypatch, error):
     def fail(argv):
-        raise AttributeError("a mistake")
+        raise error
 
     monkeypatch.setattr(cli, "_dispatch", fail)
-    with pytest.raises(AttributeError):
-        main([])
+    assert main([]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("genarm-hf: there is not enough memory for this: ") and err.count("\n") == 1
+
+
+def test_mistakes_of_ours_are_not_hidden(monkeypatch):
+    for kind in (AttributeError, RuntimeError):
+
+        def fail(argv, kind=kind):
+            raise kind("a mistake")
+
+        monkeypatch.setattr(cli, "_dispatch", fail)
+        with pytest.raises(kind):
+            main([])

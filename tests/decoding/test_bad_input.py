@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertLMHeadModel, BertModel, LlamaForSequenceClassification
+from transformers.utils import logging as hf_logging
 
 import genarm_hf
 
@@ -57,6 +58,8 @@ def snapshot(model: Any) -> Any:
         (torch.ones(3, 1), ValueError, r"made for a batch of 3, and the inputs have 2 rows"),
         (lambda step: "high", TypeError, r"`alpha` must be a number"),
         (lambda step: math.nan, ValueError, r"`alpha` must be finite"),
+        (lambda: 1.0, TypeError, r"`alpha` as a callable takes the step"),
+        (torch.ones(0, 1), ValueError, r"`alpha` must .*got shape \(0, 1\)"),
     ],
 )
 def test_alpha(pair: Any, alpha: Any, error: type, message: str) -> None:
@@ -161,6 +164,11 @@ def test_prompts_longer_than_the_reward_models_positions() -> None:
         ({"input_ids": torch.ones(2, 0, dtype=torch.long)}, TypeError, r"must hold `input_ids`"),
         ({"input_ids": torch.ones(2, 2), "attention_mask": None}, TypeError, r"must hold `input_ids`"),
         ({"input_ids": torch.full((2, 3), 48)}, ValueError, r"holds id 48, and the model has 48 tokens"),
+        ({"input_ids": torch.full((2, 3), -1)}, ValueError, r"holds id -1, and the model has 48 tokens"),
+        (torch.ones(2, 3, dtype=torch.bool), TypeError, r"must hold `input_ids`"),
+        (torch.ones(0, 3, dtype=torch.long), TypeError, r"must hold `input_ids`"),
+        (prompts(2) | {"attention_mask": [[1, 1]]}, ValueError, r"must have the shape of its `input_ids`.*got list"),
+        (prompts(2) | {"attention_mask": torch.ones(2, 3)}, ValueError, r"must have the shape of its `input_ids`"),
         (
             {"input_ids": torch.ones(2, 2, dtype=torch.long), "attention_mask": torch.tensor([[1, 0], [1, 1]])},
             ValueError,
@@ -172,6 +180,13 @@ def test_reward_inputs(pair: Any, reward_inputs: Any, error: type, message: str)
     base, arm = pair
     with pytest.raises(error, match=message):
         base.generate(**prompts(2), reward_models=[arm], reward_inputs=reward_inputs, **GREEDY)
+
+
+@pytest.mark.parametrize("wrong", ["gpt2", 3, [["x"]]])
+def test_things_that_are_no_tokenizer(pair: Any, wrong: Any, tokenizer: Any) -> None:
+    base, arm = pair
+    with pytest.raises(TypeError, match="must be tokenizers, got"):
+        base.generate(**prompts(1), reward_models=[arm], tokenizer=tokenizer, reward_tokenizers=wrong, **GREEDY)
 
 
 def test_output_rewards_needs_a_dictionary(pair: Any) -> None:
@@ -216,9 +231,11 @@ def test_a_reward_model_in_training_mode_is_put_to_eval_and_back(caplog: Any) ->
     arm.train()
     arm.transformer.h[0].eval()
     before = [module.training for module in arm.modules()]
+    hf_logging.warning_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert torch.equal(base.generate(**prompts(2), reward_models=[arm], **GREEDY), expected)
-    assert "in training mode" in caplog.text
+        base.generate(**prompts(2), reward_models=[arm], **GREEDY)
+    assert caplog.text.count("in training mode") == 1
     assert [module.training for module in arm.modules()] == before
 
 

@@ -424,7 +424,7 @@ def test_a_training_reward_model_is_put_to_eval(monkeypatch: pytest.MonkeyPatch)
     from genarm_hf.decoding import logits_process
 
     said: list[str] = []
-    monkeypatch.setattr(logits_process.logger, "warning", said.append)
+    monkeypatch.setattr(logits_process.logger, "warning_once", said.append, raising=False)
     arm = tiny("gpt2").train()
     GenARMLogitsProcessor(arm)
     assert not arm.training and "training mode" in said[0]
@@ -515,3 +515,16 @@ def test_padding_ids_are_only_known_by_the_mask() -> None:
     with_mask = GenARMLogitsProcessor(arm, 1.0, prompt["attention_mask"])(prompt["input_ids"], scores)
     without = GenARMLogitsProcessor(arm, 1.0)(prompt["input_ids"], scores)
     assert not torch.allclose(with_mask[0], without[0]) and torch.allclose(with_mask[1], without[1], atol=1e-5)
+
+
+def test_arguments_of_other_kinds() -> None:
+    arm = tiny("gpt2")
+    for wrong in ("name", 3, torch.nn.Linear(2, 2)):
+        with pytest.raises(TypeError, match="`base` must be the model whose scores are guided"):
+            GenARMLogitsProcessor(arm, base=wrong)
+    processor, ids = GenARMLogitsProcessor(arm), prompts(1)["input_ids"]
+    for wrong in (None, torch.ones(1, 48, dtype=torch.long), [0.0]):
+        with pytest.raises(TypeError, match="`scores` must be a tensor of logits"):
+            processor(ids, wrong)
+    with pytest.raises(TypeError, match="`input_ids` must be a tensor of token ids"):
+        processor([[5, 6]], torch.zeros(1, 48))

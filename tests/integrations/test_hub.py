@@ -254,6 +254,28 @@ def test_an_edited_record_does_not_break_info(arm, run):
     assert "objective: helpful" in run("info", arm)[1]
     (arm / "training_record.json").write_text(json.dumps({"held_out": {"accuracy": {"value": 0.75}}, "pairs": 3}))
     assert "held-out accuracy: 75.0%" in run("info", arm)[1]
+    for edited in ({"held_out": [1]}, {"data": 3, "command": {"a": 1}}, {"held_out": {"accuracy": "x"}}):
+        (arm / "training_record.json").write_text(json.dumps(edited))
+        assert "objective: helpful" in run("info", arm)[1]
+
+
+@pytest.mark.parametrize("change", [{"beta": "high"}, {"objective": {"a": 1}}, {"text_config": 3}, {"adapter": [1]}])
+def test_an_edited_configuration_is_one_sentence(arm, run, change):
+    fields = json.loads((arm / "config.json").read_text())
+    (arm / "config.json").write_text(json.dumps(fields | change))
+    for command in (("info", arm), ("push", arm, "org/helpful")):
+        status, _, err = run(*command)
+        assert status == 2 and err.count("\n") == 1 and f"config.json of {str(arm)!r} cannot be used" in err
+
+
+@pytest.mark.parametrize("edited", [{"genarm_base": 3}, {"genarm_arms": "x"}, {"genarm_arms": [{"model": "m"}]}])
+def test_an_edited_composition_is_one_sentence(tmp_path, run, edited):
+    place = {"model": "org/base", "revision": None}
+    fields = {"architectures": ["GenARMForCausalLM"], "genarm_base": place, "genarm_arms": [place | {"alpha": 1.0}]}
+    (tmp_path / "config.json").write_text(json.dumps(fields | edited))
+    for command in (("info", tmp_path), ("push", tmp_path, "org/guided")):
+        status, _, err = run(*command)
+        assert status == 2 and err.count("\n") == 1 and "must name a model as `genarm_base`" in err
 
 
 # ---------------------------------------------------------------------- what goes wrong

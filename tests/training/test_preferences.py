@@ -442,3 +442,16 @@ def test_hh_rlhf(name: str, real_data: Path, caplog: pytest.LogCaptureFixture) -
     whole = [{name: row["prompt"] + row[name] for name in ("chosen", "rejected")} for row in pairs]
     again = load_preferences(whole)
     assert again.to_list() == [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in pairs]
+
+
+def test_files_that_are_not_what_their_names_say(tmp_path: Path) -> None:
+    (tmp_path / "pairs.parquet").write_text("not parquet")
+    with pytest.raises(ValueError, match=r"pairs.parquet' cannot be read: .* It must be parquet"):
+        load_preferences(str(tmp_path / "pairs.parquet"))
+    with pytest.raises(ValueError, match=f"`source` {str(tmp_path)!r} cannot be read"):
+        load_preferences(str(tmp_path))
+
+
+def test_splits_that_are_no_data() -> None:
+    with pytest.raises(TypeError, match="`source` must be a hub id, a path"):
+        load_preferences({"train": 1})
