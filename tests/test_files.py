@@ -1,5 +1,8 @@
 """Results appear whole or not at all."""
 
+import os
+import threading
+
 import pytest
 
 from genarm_hf.files import written_whole
@@ -32,3 +35,15 @@ def test_an_interrupted_result_leaves_what_was_there(tmp_path, error):
         raise error
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    """As `/dev/null` must, which who is root would otherwise put a file in the place of."""
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    with written_whole(pipe) as draft:
+        draft.write_text("text")
+    reader.join()
+    assert found == ["text"] and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]

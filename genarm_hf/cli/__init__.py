@@ -98,8 +98,8 @@ def _overview() -> str:
 
 def _is_memory(error: BaseException) -> bool:
     """Whether memory ran out, which torch says in one kind of error for GPUs and another for CPUs."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
+    phrases = ("out of memory", "can't allocate memory", "storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in phrases)
 
 
 def _one_sentence(error: BaseException) -> str:

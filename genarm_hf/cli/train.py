@@ -165,7 +165,7 @@ def run(options: TrainOptions) -> None:
         _say(arguments, f"{len(pairs)} pairs to train on, {len(held_out or [])} held out.")
         trainer = _trainer(options, arguments, tokenizer, pairs, held_out)
         _say(arguments, _what_is_trained(trainer))
-        trainer.train(resume_from_checkpoint=_checkpoint(options, arguments))
+        _train(trainer, _checkpoint(options, arguments))
         trainer.save_model()
         if held_out is not None:
             trainer.predict(trainer.eval_dataset)  # as `evaluate`, but without logging
@@ -174,6 +174,15 @@ def run(options: TrainOptions) -> None:
             _report(options, trainer.held_out, held_out)
         if arguments.push_to_hub:
             trainer.push_to_hub()
+
+
+def _train(trainer: "ARMTrainer", checkpoint: bool | str | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except KeyError as error:
+        if "metric_for_best_model" not in str(error):  # what transformers says of a figure that is not measured
+            raise
+        raise UsageError(str(error.args[0])) from error
 
 
 # ---------------------------------------------------------------------- before anything is loaded
@@ -185,6 +194,8 @@ def _check(options: TrainOptions) -> None:
     _at_least("lora_r", options.lora_r, 1)
     _at_least("lora_alpha", options.lora_alpha, 1)
     _at_least("max_pairs", options.max_pairs, 1)
+    for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
+        _at_least(name, training[name], 1)
     if not 0 <= options.lora_dropout < 1:
         raise UsageError(f"`--lora-dropout` must be at least 0 and below 1, got {options.lora_dropout}.")
     if not 0 <= options.eval_size < 1:

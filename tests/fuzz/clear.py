@@ -6,15 +6,18 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import accelerate
 import datasets
 import huggingface_hub
+import peft
+import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
 import genarm_hf
 
 # of what reads models and data for us, an error that it raises on purpose is in words for people too
-SPEAKERS = (genarm_hf, transformers, huggingface_hub, datasets)
+SPEAKERS = (genarm_hf, transformers, huggingface_hub, datasets, peft, accelerate, torch)
 # the last is how configurations of transformers refuse a value of another type
 KINDS = (ValueError, TypeError, OSError, ImportError, StrictDataclassError)
 _WORDS = 4
