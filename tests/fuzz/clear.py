@@ -17,7 +17,9 @@ from huggingface_hub.errors import StrictDataclassError
 import genarm_hf
 
 # of what reads models and data for us, an error that it raises on purpose is in words for people too
-SPEAKERS = (genarm_hf, transformers, huggingface_hub, datasets, peft, accelerate, torch)
+SPEAKERS = (genarm_hf, transformers, huggingface_hub, datasets)
+# of a command also what checks the options that training hands on
+TRAINING_SPEAKERS = (*SPEAKERS, accelerate, peft, torch)
 # the last is how configurations of transformers refuse a value of another type
 KINDS = (ValueError, TypeError, OSError, ImportError, StrictDataclassError)
 _WORDS = 4

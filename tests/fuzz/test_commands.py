@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from genarm_hf import cli
 
 from . import material
-from .clear import unclear
+from .clear import SPEAKERS, TRAINING_SPEAKERS, unclear
 
 # of all examples of `make fuzz` (GENARM_HF_FUZZ=2000), those of each command
 SHARES = {
@@ -257,7 +257,7 @@ def _judge(command: str, status: int, err: str, shown: list[BaseException]) -> s
     lines = [line for line in err.splitlines() if line.strip() and not _BAR.search(line)]
     if status != 2 or len(lines) != 1 or not lines[0].startswith("genarm-hf: ") or len(shown) != 1:
         return f"status {status}, which is not one sentence:\n{err}"
-    reason = unclear(shown[0])
+    reason = unclear(shown[0], TRAINING_SPEAKERS if command == "train" else SPEAKERS)
     if reason is None:
         return None
     return f"{reason}\nshown as: {lines[0]}\n{''.join(traceback.format_exception(shown[0]))[-3000:]}"
