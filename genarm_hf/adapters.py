@@ -244,7 +244,9 @@ def attach(base: PreTrainedModel, directory: Path, repo: str, is_trainable: bool
         try:
             model = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)(base, config)
             result = model.load_adapter(str(directory), "default", is_trainable=is_trainable)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # PEFT checks little of what its files say before it uses it
             raise _misfit(repo, config, base, _first_detail(error)) from error
     if result.missing_keys or result.unexpected_keys:
         lost, found = len(result.unexpected_keys), len(result.missing_keys)
@@ -296,7 +298,8 @@ def _misfit(repo: str, config: Any, base: Any, detail: str) -> ValueError:
 def _first_detail(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     details = [line for line in lines if line.startswith("size mismatch")] or lines or [type(error).__name__]
-    return details[0].rstrip(".")
+    speaks = isinstance(error, (RuntimeError, TypeError, ValueError)) or not lines
+    return details[0].rstrip(".") if speaks else f"{type(error).__name__} {details[0]}"
 
 
 def _adapter_parameters(model: Any) -> dict[str, nn.Parameter]:
