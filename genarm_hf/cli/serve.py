@@ -154,15 +154,15 @@ def _read(folder: Path) -> "Composition":
     from transformers import PreTrainedConfig
 
     from ..integrations.vllm.composition import check_parts, is_composition, read
+    from ..loading import readable
 
     if not is_composition(folder):
         raise UsageError(f"{str(folder)!r} is not a folder that `genarm-hf compose` wrote.")
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    composition = read(
-        PreTrainedConfig(
-            **{key: value for key, value in fields.items() if key.startswith("genarm_") or key == "architectures"}
-        )
-    )
+    named = {key: value for key, value in fields.items() if key.startswith("genarm_") or key == "architectures"}
+    with readable(f"config.json of {str(folder)!r}"):
+        config = PreTrainedConfig(**named)
+    composition = read(config)
     check_parts(composition.base, composition.arms)
     return composition
 

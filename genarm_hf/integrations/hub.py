@@ -163,7 +163,8 @@ def listed(name: str) -> list[dict[str, str]]:
 
 def _row(model: Any) -> dict[str, str]:
     card = model.card_data.to_dict() if model.card_data is not None else {}
-    ours = card.get("genarm") or {}
+    ours = card.get("genarm")
+    ours = ours if isinstance(ours, dict) else {}  # people may have edited it
     said = {key: ours.get(key) for key in ("objective", "beta", "alpha")} | {"base": card.get("base_model")}
     texts = {key: "" if value is None else str(value) for key, value in said.items()}
     if COMPOSITION_TAG in (model.tags or []):

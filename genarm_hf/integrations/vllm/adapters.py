@@ -107,12 +107,16 @@ def read_adapter(repo: Repository, base: str | None = None) -> Adapter | None:
     if reason:
         raise ValueError(f"The adapter {repo.name!r} cannot share its base's weights in vLLM: {reason}. {_remedy()}")
     base = base or fields.get("base_model_name_or_path")
-    if not base:
+    if not base or not isinstance(base, str):
         raise ValueError(
             f"{ADAPTER_CONFIG} of {repo.name!r} names no base. Write it there, as `base_model_name_or_path`."
         )
-    pattern = fields.get("alpha_pattern") or {}
-    return Adapter(base, fields.get("lora_alpha", 8), pattern, bool(fields.get("use_rslora")))
+    alpha, pattern = fields.get("lora_alpha", 8), fields.get("alpha_pattern") or {}
+    if not isinstance(pattern, dict) or not all(
+        isinstance(value, (int, float)) for value in (alpha, *pattern.values())
+    ):
+        raise ValueError(f"{ADAPTER_CONFIG} of {repo.name!r} must hold numbers as `lora_alpha` and in `alpha_pattern`.")
+    return Adapter(base, alpha, pattern, bool(fields.get("use_rslora")))
 
 
 def layer_of(key: str) -> tuple[str, str]:
