@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -178,7 +179,7 @@ def check_batch_size(batch_size: Any) -> None:
     Raises:
         ValueError: as said.
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, Integral) or batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size!r}.")
 
 

@@ -198,7 +198,7 @@ def check_alpha(alpha: Alpha, arms: int) -> Tensor | Callable[[int], Any]:
         if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
             raise  # from within
         raise TypeError(
-            f"`alpha` as a callable takes one argument, the step, which this one does not: {error}"
+            f"`alpha` as a callable takes the step as its one argument, and this one does not: {error}."
         ) from error
     as_alpha(first, arms)
     return alpha
