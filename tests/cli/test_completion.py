@@ -38,7 +38,7 @@ def bash(scripts: Path) -> object:
             'printf "%s\\n" "${COMPREPLY[@]}"'
         )
         done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
-        return {word.strip() for word in done.stdout.split("\n") if word.strip()}
+        return {word.strip().rstrip("/") for word in done.stdout.split("\n") if word.strip()}
 
     return offered
 
