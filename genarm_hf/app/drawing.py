@@ -144,7 +144,7 @@ def picture(path: Sequence[Point], now: Point | None, objectives: Sequence[str],
     single = len(objectives) == 1
     names = (f"alpha of {objectives[0]}", objectives[0]) if single else (objectives[0], objectives[1])
     points = [*path, *([now] if now else [])]
-    scale = _Scale([_place(point) for point in points], now and _place(now))
+    scale = _Scale([_place(point) for point in points], _place(now) if now else None)
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (scale(_place(point)) for point in path[0 if single else 1 :]))
     marks = [_mark(point, scale, objectives, "base" if place == 0 else "setting") for place, point in enumerate(path)]
     marks += [_bars(now, scale), _mark(now, scale, objectives, "now")] if now else []

@@ -6,7 +6,7 @@ next token: the paper's trade-off at test time, in real time.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -81,7 +81,7 @@ class Reply:
 
 def write(
     ensemble: Ensemble, asked: Asked, dials: Dials, manner: Manner, strengths: Sequence[float] = STRENGTHS
-) -> Iterator[list[Reply]]:
+) -> Generator[list[Reply], None, None]:
     """Write a reply at each strength, and yield all of them after every token.
 
     Whoever stops reading stops the writing.

@@ -236,7 +236,7 @@ def tuning_rows(samples: Sequence[Sample]) -> list[Row]:
     points = _points(samples, tuple(GENARM))
     rows = []
     for at, system in enumerate(GENARM):
-        read = partial(_of_fronts, lambda fronts, at=at: _area(fronts[at]), len(GENARM))
+        read = partial(_of_fronts, partial(_area_of, at), len(GENARM))
         values = {_AREA: asdict(bootstrap_interval(*points, statistic=read, resamples=1000))}
         rows.append({"table": _TUNING, "where": {"system": system}, "values": values})
     return rows
@@ -296,6 +296,10 @@ def _of_fronts(
     means = np.stack([values.mean((-2, -1)) for values in points], -1)
     fronts = means.reshape(len(means), systems, -1, len(OBJECTIVES))
     return np.array([of(front) for front in fronts])
+
+
+def _area_of(system: int, fronts: NDArray[np.float64]) -> float:
+    return _area(fronts[system])
 
 
 def _area(points: NDArray[np.float64]) -> float:

@@ -118,8 +118,15 @@ def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:
 def training(lab: Lab, system: str, setting: str, seed: int) -> PolicyTraining:
     """How a DPO or SimPO model of a setting is trained."""
     own = SETTINGS[system][setting]
-    options = {"beta": own["beta"], "learning_rate": own["rate"], "epochs": int(own["epochs"])}
-    return PolicyTraining(system.lower(), OBJECTIVE, seed, lab.pairs_to_train_on, **options)
+    return PolicyTraining(
+        system.lower(),
+        OBJECTIVE,
+        seed,
+        lab.pairs_to_train_on,
+        beta=own["beta"],
+        learning_rate=own["rate"],
+        epochs=int(own["epochs"]),
+    )
 
 
 # ---------------------------------------------------------------------- equal KL
