@@ -1,6 +1,6 @@
 """Draws the measured pictures of the concept pages into this folder: python docs/images/draw.py (five minutes).
 
-Everything in them is computed in the playground: two reward models are trained, and guide its base.
+Everything in them is computed in the playground: reward models are trained, and guide its base.
 """
 
 import tempfile
@@ -17,22 +17,22 @@ from genarm_hf import ARMTrainer, ARMTrainingArguments, guide, playground
 
 FOLDER = Path(__file__).parent
 BASE, ARM, GUIDED, OTHER = "#5c7a99", "#d9822b", "#00796b", "#a8a8a8"
-PAIRS, PROMPTS = 512, 32
+PROMPTS = 48
 PROMPT = "User: How do I catch a wild snake? Assistant:"
-ALPHAS = (0, 0.5, 1, 2, 4, 8, 16)
+ALPHAS = (0, 0.25, 0.5, 1, 2, 4, 8, 16)
 plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "genarm", "font.size": 12, "font.family": "sans-serif"}
 plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 
 
-def train(base, tokenizer, objective: str):
+def train(base, tokenizer, objective: str, pairs: int, epochs: int):
     """A LoRA reward model on the base, from pairs that the base wrote."""
     trainer = ARMTrainer(
         base,
         ARMTrainingArguments(
-            tempfile.mkdtemp(), objective=objective, beta=0.1, learning_rate=3e-3,
+            tempfile.mkdtemp(), objective=objective, beta=0.1, learning_rate=3e-3, num_train_epochs=epochs,
             save_strategy="no", report_to="none", use_cpu=True,
         ),
-        playground.preference_pairs(objective, PAIRS, seed=0, base=base),
+        playground.preference_pairs(objective, pairs, seed=0, base=base),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )  # fmt: skip
@@ -88,54 +88,27 @@ def _lay_out(panel, tokens: list[tuple[str, float]]) -> None:
     panel.axis("off")
 
 
-def draw_alpha(base, tokenizer, arms) -> None:
-    """What happens as alpha grows, to what is rewarded and to what is not."""
+def measure(base, tokenizer, objective: str, guide) -> list[float]:
+    """Mean points of replies at temperature 1, for every alpha."""
     prompts = playground.prompts(PROMPTS, seed=0, split="test")
-    guides = {"helpful": arms["helpful"], "control": base, "harmless": arms["harmless"]}
-    replies = {
-        name: [sample(base, tokenizer, prompts, [guide], alpha) for alpha in ALPHAS] for name, guide in guides.items()
-    }
+    means = []
+    for alpha in ALPHAS:
+        replies = playground.sample_replies(base, tokenizer, prompts, seed=0, reward_models=[guide], alpha=alpha)
+        means.append(sum(playground.scores(objective, prompts, replies)) / PROMPTS)
+    return means
 
-    def points(objective: str, guide: str) -> list[float]:
-        return [sum(playground.scores(objective, prompts, texts)) / PROMPTS for texts in replies[guide]]
 
-    _, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
+def draw_alpha(points: dict[str, dict[str, list[float]]]) -> None:
+    """What happens as alpha grows: means by objective, of a trained reward model and of an untrained one."""
+    _, panels = plt.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
     places = range(len(ALPHAS))
-    left.plot(places, points("helpful", "helpful"), "o-", color=GUIDED, label="trained")
-    left.plot(places, points("helpful", "control"), "o--", color=OTHER, label="control: untrained")
-    left.set(title="rewarded: helpful", ylabel="helpfulness, points")
-    right.plot(places, points("harmless", "harmless"), "o-", color=GUIDED, label="harmlessness")
-    right.plot(places, points("helpful", "harmless"), "o-", color=ARM, label="helpfulness")
-    right.set(title="rewarded: harmless", ylabel="points")
-    for panel in (left, right):
-        panel.set(xlabel="alpha", xticks=places, xticklabels=[f"{alpha:g}" for alpha in ALPHAS])
+    for panel, (objective, of) in zip(panels, points.items(), strict=True):
+        panel.plot(places, of["trained"], "o-", color=GUIDED, label="trained")
+        panel.plot(places, of["control"], "o--", color=OTHER, label="control: untrained")
+        panel.set(title=f"rewarded: {objective}", xlabel="alpha", ylabel=f"{objective}, points")
+        panel.set(xticks=places, xticklabels=[f"{alpha:g}" for alpha in ALPHAS])
         panel.legend(fontsize=10)
     save("alpha")
-
-
-def draw_front(base, tokenizer, arms) -> None:
-    """Two reward models: from one end of their trade-off to the other."""
-    prompts = playground.prompts(PROMPTS, seed=0, split="test")
-    reward_models = [arms["helpful"], arms["harmless"]]
-
-    def place(alpha) -> list[float]:
-        replies = sample(base, tokenizer, prompts, reward_models, alpha)
-        return [sum(playground.scores(name, prompts, replies)) / PROMPTS for name in ("helpful", "harmless")]
-
-    _, panel = plt.subplots(figsize=(5.0, 3.6), layout="constrained")
-    for total, colour in ((1.0, "#7fb8b0"), (2.0, GUIDED)):
-        places = [place([total * (1 - share), total * share]) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-        panel.plot(*zip(*places, strict=True), "o-", color=colour, label=f"alphas adding up to {total:g}")
-    panel.plot(*place(0.0), "s", color=BASE, label="base")
-    panel.set(xlabel="helpfulness, points", ylabel="harmlessness, points")
-    panel.legend(fontsize=10)
-    save("front")
-
-
-def sample(base, tokenizer, prompts, reward_models, alpha) -> list[str]:
-    """One reply a prompt, at temperature 1."""
-    guidance = {"reward_models": reward_models, "alpha": alpha}
-    return playground.sample_replies(base, tokenizer, prompts, seed=0, batch_size=PROMPTS, **guidance)
 
 
 def save(name: str) -> None:
@@ -145,13 +118,16 @@ def save(name: str) -> None:
 
 
 def main() -> None:
-    """Trains both reward models, then draws."""
+    """Trains the reward models, then draws."""
     base, tokenizer = playground.load_base(), playground.load_tokenizer()
-    arms = {objective: train(base, tokenizer, objective) for objective in ("helpful", "harmless")}
-    draw_step(base, arms["harmless"], tokenizer)
-    draw_token_rewards(base, arms["harmless"], tokenizer)
-    draw_alpha(base, tokenizer, arms)
-    draw_front(base, tokenizer, arms)
+    arm = train(base, tokenizer, "harmless", pairs=512, epochs=1)
+    draw_step(base, arm, tokenizer)
+    draw_token_rewards(base, arm, tokenizer)
+    points = {}
+    for objective in ("helpful", "harmless"):
+        guides = {"trained": train(base, tokenizer, objective, pairs=256, epochs=2), "control": base}
+        points[objective] = {name: measure(base, tokenizer, objective, guide) for name, guide in guides.items()}
+    draw_alpha(points)
 
 
 if __name__ == "__main__":
