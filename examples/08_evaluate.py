@@ -46,9 +46,7 @@ systems = {
 scores = {}
 for name, system in systems.items():
     with evaluation.counting(base=base, arm=arm) as costs:
-        files = [
-            evaluation.run(system, prompts, f"replies/{name}-{seed}.jsonl", name=name, seed=seed) for seed in SEEDS
-        ]
+        files = [evaluation.run(system, prompts, f"replies/{name}-{s}.jsonl", name=name, seed=s) for s in SEEDS]
     scores[name] = np.array(
         [playground.scores("harmless", prompts, [line["reply"] for line in lines]) for lines in files]
     )
