@@ -131,8 +131,9 @@ class _Relay:
             self._prompt_seen = True
             return
         self._arrived.put((tokens.tolist(), self._values))
+        now = time.monotonic()
         if not self.stopped:
-            time.sleep(max(self._last + self._pause - time.monotonic(), 0))
+            time.sleep(max((self._last or now) + self._pause - now, 0))
         self._last = time.monotonic()
 
     def end(self) -> None:
