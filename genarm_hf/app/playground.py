@@ -13,7 +13,7 @@ from ..playground.parsing import parse_prompt
 from .ensemble import Ensemble, threads
 
 OBJECTIVES = ("helpful", "harmless")
-ALPHAS = (0.4, 1.2)  # where the sliders start
+ALPHAS = (0.2, 1.4)  # where the sliders start
 PAIRS = 320
 RANK = 8
 REQUESTS = {

@@ -1,5 +1,7 @@
 """Models that answer in milliseconds: tiny random ones, and the playground with hardly trained reward models."""
 
+from pathlib import Path
+
 import pytest
 
 from genarm_hf.app.ensemble import Ensemble, load
@@ -17,5 +19,12 @@ def tiny_ensemble(base_dir, arm_dir, lora_dir) -> Ensemble:  # noqa: F811
 
 
 @pytest.fixture(scope="session")
-def playground_ensemble(tmp_path_factory) -> Ensemble:
-    return open_playground(tmp_path_factory.mktemp("app"), pairs=8, say=lambda text: None)
+def trained(tmp_path_factory) -> tuple[Path, Ensemble, list[str]]:
+    """The playground after its first start: where its reward models are, itself, and what was said meanwhile."""
+    folder, said = tmp_path_factory.mktemp("app"), []
+    return folder, open_playground(folder, pairs=2, say=said.append), said
+
+
+@pytest.fixture
+def playground_ensemble(trained) -> Ensemble:
+    return trained[1]

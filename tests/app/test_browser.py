@@ -81,7 +81,7 @@ def test_it_shows_the_point_by_itself(desktop):
     assert page.locator(".word[style]").count() > 20
     assert page.locator("circle").count() == 7
     assert "points" in page.locator(".card.live .worth").inner_text()
-    assert {alpha for alphas in desktop.alphas() for alpha in alphas} == {0.4, 1.2}
+    assert {alpha for alphas in desktop.alphas() for alpha in alphas} == {0.2, 1.4}
 
 
 def test_a_slider_moved_by_keys_acts_on_the_reply_that_is_being_written(desktop):
@@ -92,7 +92,7 @@ def test_a_slider_moved_by_keys_acts_on_the_reply_that_is_being_written(desktop)
     page.keyboard.press("End")
     desktop.finished()
     alphas = [second for _, second in desktop.alphas()]
-    assert alphas[0] == 1.2 and alphas[-1] == 2.0
+    assert alphas[0] == 1.4 and alphas[-1] == 2.0
     assert alphas == sorted(alphas)
 
 

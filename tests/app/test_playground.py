@@ -4,12 +4,11 @@ from genarm_hf import playground
 from genarm_hf.app.playground import OBJECTIVES, REQUESTS, cache_folder, judge, open_playground, understands
 
 
-def test_trained_once(tmp_path):
-    said: list[str] = []
-    first = open_playground(tmp_path, pairs=2, say=said.append)
+def test_trained_once(trained):
+    folder, first, said = trained
     assert first.objectives == OBJECTIVES and first.quick
     assert "once" in said[0] and len(said) == 1 + len(OBJECTIVES)
-    open_playground(tmp_path, pairs=2, say=said.append)
+    open_playground(folder, pairs=2, say=said.append)
     assert len(said) == 1 + len(OBJECTIVES)
 
 
