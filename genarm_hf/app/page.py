@@ -236,6 +236,6 @@ def _move(session: Session, *values: float) -> None:
 def _updates(views: Callable[[], Iterator[View]]) -> Iterator[tuple[Any, ...]]:
     """Views as gradio takes them: notice, cards, picture."""
     skip = gradio().skip()
-    with closing(told(views)) as seen:  # type: ignore[type-var]
+    with closing(told(views)) as seen:
         for view in seen:
             yield tuple(skip if part is None else part for part in (view.notice, view.cards, view.picture))

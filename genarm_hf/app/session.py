@@ -2,7 +2,7 @@
 
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -142,7 +142,7 @@ class Session:
         return drawing.picture(self._path, self._now, self.ensemble.objectives, said)
 
 
-def told(views: Callable[[], Iterator[View]]) -> Iterator[View]:
+def told(views: Callable[[], Iterator[View]]) -> Generator[View, None, None]:
     """Views, and a sentence in the place of an error."""
     try:
         yield from views()

@@ -10,28 +10,28 @@ from typing import Any
 from .browser import browsing, chromium, serving
 
 MINUTE = 60_000  # milliseconds
-SIZES = {"app": {"width": 1180, "height": 930}, "app-phone": {"width": 390, "height": 844}}
+DESKTOP, PHONE = {"width": 1180, "height": 900}, {"width": 390, "height": 844}
 
 
-def take(page: Any, folder: Path, name: str) -> None:
-    page.set_default_timeout(3 * MINUTE)
+def take(page: Any, folder: Path) -> None:
+    """The page on a desk, with the numbers of a word, then the same page on a phone."""
+    page.set_default_timeout(4 * MINUTE)
     page.locator("circle.now").wait_for()
-    if name == "app":
-        words = page.locator(".card.live .word")
-        words.nth(words.count() // 2).focus()
-    page.wait_for_timeout(400)
-    page.screenshot(path=folder / f"{name}.png", full_page=name != "app", animations="disabled")
+    page.screenshot(path=folder / "app.png", animations="disabled", full_page=True)
+    words = page.locator(".card.live .word")
+    words.nth(words.count() // 2).hover()
+    page.screenshot(path=folder / "app-word.png", animations="disabled")
+    page.mouse.move(0, 0)
+    page.set_viewport_size(PHONE)
+    page.wait_for_timeout(500)
+    page.screenshot(path=folder / "app-phone.png", animations="disabled", full_page=True)
 
 
 def main(cache: str, folder: str) -> None:
     with serving(Path(cache).resolve()) as (address, log), browsing(chromium()) as browser:
-        for name, size in SIZES.items():
-            page = browser.new_page(viewport=size)
-            page.on("console", lambda message: print(message.type, message.text[:300]))
-            page.on("request", lambda request: request.url.startswith(address) or print(request.url[:200]))
-            page.goto(address)
-            take(page, Path(folder), name)
-            page.close()
+        page = browser.new_page(viewport=DESKTOP)
+        page.goto(address)
+        take(page, Path(folder))
     print(log.read_text()[-2000:])
 
 
