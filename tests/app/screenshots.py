@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/how-to/app.md: `python -m tests.app.screenshots CACHE FOLDER`.
+"""Takes the pictures of docs/how-to/app.md: `python -m tests.app.screenshots CACHE FOLDER [OPTIONS OF THE APP]`.
 
 CACHE is where the app's reward models are, or are to be trained.
 """
@@ -27,8 +27,8 @@ def take(page: Any, folder: Path) -> None:
     page.screenshot(path=folder / "app-phone.png", animations="disabled", full_page=True)
 
 
-def main(cache: str, folder: str) -> None:
-    with serving(Path(cache).resolve()) as (address, log), browsing(chromium()) as browser:
+def main(cache: str, folder: str, *options: str) -> None:
+    with serving(Path(cache).resolve(), *options) as (address, log), browsing(chromium()) as browser:
         page = browser.new_page(viewport=DESKTOP)
         page.goto(address)
         take(page, Path(folder))
