@@ -1,5 +1,6 @@
 """`genarm-hf train`: a reward model from preference pairs, on one process or as many as a launcher starts."""
 
+import json
 import os
 import re
 import shlex
@@ -211,7 +212,25 @@ def _check(options: TrainOptions) -> None:
         raise UsageError("`--full` trains all weights, and weights of `--load-in-4bit` cannot be trained. Drop one.")
     if options.load_in_4bit:
         _require_bitsandbytes()
+    _check_json(training)
     _check_output(options, training["resume_from_checkpoint"])
+
+
+def _check_json(training: dict[str, Any]) -> None:
+    """Options of `TrainingArguments` that are json objects, some of them in a file, which fails far from their name."""
+    from transformers import TrainingArguments
+
+    for name in TrainingArguments._VALID_DICT_FIELDS:
+        value = training.get(name)
+        if not isinstance(value, str):
+            continue
+        try:
+            in_file = not (value.startswith("{") or name.endswith("_kwargs"))
+            found = json.loads(Path(value).read_text(encoding="utf-8") if in_file else value)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"`{_option(name)}` {value!r} is no json object, nor a file of one: {error}") from error
+        if not isinstance(found, dict):
+            raise UsageError(f"`{_option(name)}` must be a json object, got {value!r}.")
 
 
 def _option(name: str) -> str:

@@ -330,6 +330,14 @@ def test_bad_files(text: str, said: str, tmp_path: Path) -> None:
         (["--resume-from-checkpoint", "nowhere"], "there is no folder 'nowhere'"),
         (["--beta", "-1"], "`beta` must be a positive number"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--lr-scheduler-kwargs", "{"], "`--lr-scheduler-kwargs` '{' is no json object"),
+        (["--lr-scheduler-kwargs", "[1]"], "`--lr-scheduler-kwargs` must be a json object, got '[1]'"),
+        (
+            ["--accelerator-config", "nowhere.json"],
+            "`--accelerator-config` 'nowhere.json' is no json object, nor a file",
+        ),
+        (["--gradient-accumulation-steps", "0"], "`--gradient-accumulation-steps` must be at least 1, got 0"),
+        (["--seed", "-1"], "`--seed` must be at least 0 and below 2**32, got -1"),
         (["--config", "nowhere.yaml"], "`--config` 'nowhere.yaml' could not be read"),
         (["--loss-type", "square"], "`loss_type` must be one of"),
         (
