@@ -121,7 +121,9 @@ def resume(file: IO[bytes], path: Path, manifest: Row, rows: Sequence[Row], rank
         text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
         write_whole(beside, lambda draft: draft.write(text.encode("utf-8", "surrogatepass")), str(rank))
     with open(file.name, "rb") as content:
-        file.truncate(max((end for _, end, _ in whole_lines(content)), default=0))
+        end = max((end for _, end, _ in whole_lines(content)), default=0)
+        if end < content.seek(0, os.SEEK_END):
+            file.truncate(end)
     return done
 
 
