@@ -54,6 +54,8 @@ class GenARMConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the values, and build the backbone's configuration where it came as a dictionary."""
         check_values(self.beta, self.alpha, self.prompt_template)
+        if self.adapter is not None and not isinstance(self.adapter, dict):
+            raise TypeError(f"`adapter` must be a dictionary of its type and base, got {type(self.adapter).__name__}.")
         if isinstance(self.text_config, dict):
             self.text_config = _build(self.text_config)
         elif self.text_config is not None:

@@ -180,7 +180,7 @@ def test_weights_that_are_no_numbers(command, tmp_path):
     broken.save_pretrained(tmp_path / "nan")
     build_tokenizer().save_pretrained(tmp_path / "nan")
     err = command("--temperature", "1", PROMPT, base=tmp_path / "nan", status=2)
-    assert err.startswith("genarm-hf: the probabilities to sample from are no numbers") and err.count("\n") == 1
+    assert "genarm-hf: the probabilities to sample from are no numbers" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])

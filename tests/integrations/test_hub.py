@@ -259,7 +259,7 @@ def test_an_edited_record_does_not_break_info(arm, run):
         assert "objective: helpful" in run("info", arm)[1]
 
 
-@pytest.mark.parametrize("change", [{"beta": "high"}, {"objective": {"a": 1}}, {"text_config": 3}, {"adapter": [1]}])
+@pytest.mark.parametrize("change", [{"beta": "high"}, {"text_config": 3}, {"adapter": [1]}])
 def test_an_edited_configuration_is_one_sentence(arm, run, change):
     fields = json.loads((arm / "config.json").read_text())
     (arm / "config.json").write_text(json.dumps(fields | change))

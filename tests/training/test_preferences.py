@@ -448,8 +448,6 @@ def test_files_that_are_not_what_their_names_say(tmp_path: Path) -> None:
     (tmp_path / "pairs.parquet").write_text("not parquet")
     with pytest.raises(ValueError, match=r"pairs.parquet' cannot be read: .* It must be parquet"):
         load_preferences(str(tmp_path / "pairs.parquet"))
-    with pytest.raises(ValueError, match=f"`source` {str(tmp_path)!r} cannot be read"):
-        load_preferences(str(tmp_path))
 
 
 def test_splits_that_are_no_data() -> None:
