@@ -120,7 +120,8 @@ def commands(text: str) -> list[list[str]]:
             for line in match["code"].replace("\\\n", " ").splitlines():
                 before, _, arguments = line.partition("genarm-hf ")
                 if not before.strip() or before.rstrip().endswith("|") or "=" in before.split()[-1]:
-                    found += [shlex.split(arguments, comments=True)] if arguments else []
+                    words = shlex.split(re.split(r"\s[>&|]", arguments)[0], comments=True)
+                    found += [words] if words else []
     return found
 
 

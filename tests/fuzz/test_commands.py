@@ -177,7 +177,7 @@ def harmless(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module, name in [
         ("cli.demo", "_tell"),
-        ("cli.reproduce", "_reproduce"),
+        ("cli.reproduce", "_reproduce_all"),
         ("cli.reproduce", "_pretrain"),
         ("cli.serve", "_become_vllm"),
         ("integrations.transformers_serve", "serve"),
