@@ -110,7 +110,12 @@ def findings(rows: Sequence[Row]) -> list[str]:
         f"{costs[system][_PASSES]['mean']:.0f} passes"
         for system in (own, next(iter(MOD)), SOUPS, RETRAINED)
     )
-    return [*found, f"GenARM and MOD decode all trade-offs in one batch, a row each. A front takes: {calls}."]
+    return [
+        *found,
+        f"GenARM and MOD decode all trade-offs in one batch, a row each. A front takes: {calls}.",
+        "MOD with weights that sum to 1 is the base guided by implicit rewards, `ImplicitRewardModel(DPO model, base)`, "
+        "with these alphas: the same call to `generate()` with other reward models.",
+    ]
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

@@ -130,7 +130,7 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
     assert sorted({round(float(alpha[0].sum())) for alpha in stubs.drawn if alpha is not None}) == [1, 2]
     assert len([line for line in read(tmp_path / "samples.jsonl") if "prompt" in line]) == 40 + 120 * len(claim.FRONTS)
     said = claim.findings(rows)
-    assert len(said) == 6 and "not told apart" in said[1]
+    assert len(said) == 7 and "not told apart" in said[1]
     claim.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
 
