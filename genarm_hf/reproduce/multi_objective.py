@@ -113,8 +113,8 @@ def findings(rows: Sequence[Row]) -> list[str]:
     return [
         *found,
         f"GenARM and MOD decode all trade-offs in one batch, a row each. A front takes: {calls}.",
-        "MOD with weights that sum to 1 is the base guided by `ImplicitRewardModel(DPO model, base)` with these alphas: "
-        "the same call to `generate()` with other reward models.",
+        "MOD with weights that sum to 1 is the base guided by `ImplicitRewardModel(DPO model, base)` with these "
+        "alphas: the same call to `generate()` with other reward models.",
     ]
 
 
