@@ -64,4 +64,4 @@ def test_who_guides_whom(lab, monkeypatch):
     assert [one.learning_rate for one in asked] == [weak_to_strong.ARM_RATE, weak_to_strong.DPO_RATE]
     assert [one.backbone for one in asked] == ["weak", "weak"] and [one.seed for one in asked] == [1, 1]
     assert weak_to_strong._policy(lab, STRONG_DPO, DPO_SETTINGS[1], 1)[0] is tuned
-    assert (asked[-1].backbone, asked[-1].beta, asked[-1].method) == ("strong", 0.03, "dpo")
+    assert (asked[-1].backbone, asked[-1].epochs, asked[-1].method) == ("strong", 2, "dpo")
