@@ -8,6 +8,7 @@ noise.
 """
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         panel = Panel(what, "", "oracle reward (points)")
         for name in (_REWARD, _EQUAL):
             panel.lines[name] = [
-                (row["where"]["setting"].replace(" ", "\n", 1), row["values"][name])
+                (textwrap.fill(row["where"]["setting"], 12), row["values"][name])
                 for row in rows
                 if row["where"].get("varied") == what and name in row["values"]
             ]
