@@ -20,7 +20,8 @@ This page is written by `genarm-hf reproduce report`; do not edit it. How to run
 
 Each number is the mean of the field that its column names, over those lines of the claim's samples that have the
 settings of its row, if it is not said otherwise. In brackets: 95 % intervals by the bootstrap over prompts and seeds.
-The samples are beside this page.
+The samples are beside this page. Prompts and seeds behind "measured with" are those that the lab has; most claims use
+fewer, as the column `samples` and the samples themselves show.
 """
 
 
