@@ -78,7 +78,7 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     cells = [
         {"varied": what, "setting": setting, "seed": seed, **sizes(lab)}
         for what, setting in settings(lab)
-        for seed in (lab.seeds[:2])
+        for seed in lab.seeds
     ]
     samples = collect(output / SAMPLES, cells, lambda cell: _measure(small, cell, lab.prompts), progress)
     default = [one for one in samples if one["varied"] == DEFAULT]
@@ -96,7 +96,7 @@ def settings(lab: Lab) -> list[tuple[str, str]]:
 def sizes(lab: Lab) -> dict[str, int]:
     """Prompts, pairs of the default training, and pairs that are held out."""
     return (
-        {"prompts": 12, "pairs": 200, "held out": 100} if lab.fast else {"prompts": 40, "pairs": 400, "held out": 400}
+        {"prompts": 12, "pairs": 200, "held out": 100} if lab.fast else {"prompts": 60, "pairs": 400, "held out": 400}
     )
 
 

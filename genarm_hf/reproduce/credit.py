@@ -13,7 +13,6 @@ sentence; and, as a judge of whole replies, how often it prefers the clean reply
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ Credit = Callable[[Tensor], Tensor]
 
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     """Train the systems and let them point at the planted sentences."""
-    cells = [{"objective": objective, "seed": seed} for objective in PLANTED for seed in lab.seeds[:3]]
+    cells = [{"objective": objective, "seed": seed} for objective in PLANTED for seed in lab.seeds]
     samples = collect(output / SAMPLES, cells, lambda cell: _point(lab, cell), progress)
     return [
         *summarise(samples, ("objective", "system"), FIELDS, table="Where the least credit is"),
@@ -86,8 +85,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 def _point(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
     """What every system says of every reply, for one objective and seed."""
     objective, seed = cell["objective"], cell["seed"]
-    replies = [plant(objective, prompt, seed) for prompt in lab.prompts[:150]]
-    credits = _credits(lab, ArmTraining(objective, seed, lab.pairs_to_train_on), replies)
+    replies = [plant(objective, prompt, seed) for prompt in lab.prompts]
+    training = ArmTraining(objective, seed, lab.pairs_to_train_on, learning_rate=lab.reward_rate)
+    credits = _credits(lab, training, replies)
     for number, one in enumerate(replies):
         where = {"prompt": number, "kind": one.kind}
         for system, values in credits.items():
@@ -101,7 +101,7 @@ def _point(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
 def _credits(lab: Lab, training: ArmTraining, replies: Sequence[Planted]) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """Of every system, credits of each reply's tokens, planted and clean."""
     systems: dict[str, Credit] = {
-        ARM: token_rewards(trained_arm(lab, replace(training, learning_rate=lab.arm_rate))),
+        ARM: token_rewards(trained_arm(lab, training)),
         BACKBONE: token_rewards(untrained_arm(lab)),
         TRAJECTORY: score_differences(unwrap(trained_trajectory_reward(lab, training))),
     }

@@ -69,7 +69,7 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     dev_prompts, prompts = (some[: size["prompts"]] for some in (lab.dev_prompts, lab.prompts))
     dev = collect(output / DEV, tuned, lambda cell: _draw(lab, cell, dev_prompts), progress)
     tuning = tuning_rows([one for one in dev if "prompt" in one])
-    cells = [{"system": system, "seed": seed, **size} for system in (BASE, *FRONTS) for seed in lab.seeds[:2]]
+    cells = [{"system": system, "seed": seed, **size} for system in (BASE, *FRONTS) for seed in lab.seeds[:3]]
     samples = collect(output / SAMPLES, cells, lambda cell: _draw(lab, cell, prompts), progress)
     replies = [one for one in samples if "prompt" in one]
     return [
@@ -178,7 +178,7 @@ def _plain(model: Any) -> Generate:
 def _genarm(lab: Lab, cell: Mapping[str, Any]) -> Generate:
     """Each row has its own trade-off; base and ARMs run in one pass over the base's weights."""
     trainings = [
-        ArmTraining(objective, cell["seed"], cell["pairs"], learning_rate=lab.arm_rate) for objective in OBJECTIVES
+        ArmTraining(objective, cell["seed"], cell["pairs"], learning_rate=lab.reward_rate) for objective in OBJECTIVES
     ]
     arms = [trained_arm(lab, training) for training in trainings]
     return lambda alpha, **kwargs: lab.strong.generate(reward_models=arms, alpha=alpha, share_backbone=True, **kwargs)

@@ -65,13 +65,8 @@ Array = NDArray[np.float64]
 
 
 def seeds(lab: Lab) -> range:
-    """At most three, as every point is a training; one in the fast lab."""
-    return lab.seeds[: 1 if lab.fast else 3]
-
-
-def prompts(lab: Lab) -> list[str]:
-    """Half of them."""
-    return lab.prompts[: len(lab.prompts) // 2]
+    """One in the fast lab, where trainings take most of the time."""
+    return lab.seeds[: 1 if lab.fast else None]
 
 
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
@@ -94,7 +89,7 @@ def _reply(lab: Lab, cell: Mapping[str, Any]) -> list[Sample]:
         alpha = SETTINGS[cell["system"]][cell["setting"]]["alpha"]
         drawn = sampled(lab, policy, temperature=1 / (1 + alpha))
         policy = guide(policy, [AutoregressiveRewardModel.from_backbone(policy)], alpha=alpha)  # the same distribution
-    return judged(lab, drawn, prompts(lab), cell["seed"], OBJECTIVE, policy)
+    return judged(lab, drawn, lab.prompts, cell["seed"], OBJECTIVE, policy)
 
 
 def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:
@@ -103,7 +98,7 @@ def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:
     if system in (BASE, SHARPENED):
         return lab.strong
     if system in (GENARM, LEARNED):
-        arm: Any = trained_arm(lab, ArmTraining(OBJECTIVE, seed, lab.pairs_to_train_on, learning_rate=lab.arm_rate))
+        arm: Any = trained_arm(lab, ArmTraining(OBJECTIVE, seed, lab.pairs_to_train_on, learning_rate=lab.reward_rate))
         return guide(
             lab.strong, [arm if system == GENARM else ImplicitRewardModel(arm, lab.strong)], alpha=options["alpha"]
         )

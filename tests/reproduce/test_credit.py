@@ -34,7 +34,7 @@ def lab():
         prompts=prompts(3, seed=0, split="test"),
         seeds=range(2),
         pairs_to_train_on=1,
-        arm_rate=1e-3,
+        reward_rate=1e-3,
     )
 
 

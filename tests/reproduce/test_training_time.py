@@ -86,7 +86,7 @@ def lab(monkeypatch):
     monkeypatch.setattr(training_time, "trained_arm", lambda lab, training: training)
     monkeypatch.setattr(training_time, "trained_policy", lambda lab, training: 1 / training.beta)
     return SimpleNamespace(
-        fast=True, strong=None, prompts=list("abcdef"), seeds=range(2), pairs_to_train_on=2, arm_rate=1e-3
+        fast=True, strong=None, prompts=list("abcdef"), seeds=range(2), pairs_to_train_on=2, reward_rate=1e-3
     )
 
 
