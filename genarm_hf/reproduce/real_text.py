@@ -84,7 +84,7 @@ def files(lab: Lab) -> dict[str, Path]:
 def sizes(lab: Lab) -> dict[str, int]:
     """Folds, most pairs of a file, most tokens of a pair, and passes of pretraining."""
     if lab.fast:
-        return {"folds": 2, "pairs": 240, "tokens": 256, "pretraining": 1}
+        return {"folds": 2, "pairs": 160, "tokens": 256, "pretraining": 1}
     return {"folds": 3, "pairs": 450, "tokens": 384, "pretraining": 2}
 
 

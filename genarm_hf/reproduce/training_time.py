@@ -64,18 +64,13 @@ _OWN, _OTHER, _LEAD = "GenARM", "the other", "GenARM minus it"
 Array = NDArray[np.float64]
 
 
-def seeds(lab: Lab) -> range:
-    """One in the fast lab, where trainings take most of the time."""
-    return lab.seeds[: 1 if lab.fast else None]
-
-
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     """Train, let all reply, and compare at equal KL."""
     cells = [
         {"system": system, "setting": setting, "seed": seed}
         for system in SETTINGS
         for setting in SETTINGS[system]
-        for seed in seeds(lab)
+        for seed in lab.seeds
     ]
     samples = collect(output / SAMPLES, cells, lambda cell: _reply(lab, cell), progress)
     points = summarise(samples, ("system", "setting"), QUALITY, table=_POINTS)

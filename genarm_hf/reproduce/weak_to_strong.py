@@ -21,7 +21,7 @@ from .models import ArmTraining, trained_arm
 from .policies import PolicyTraining, trained_policy
 from .replies import KL, QUALITY, REWARD, judged, sampled
 from .samples import SAMPLES, Row, Sample, collect, grid, summarise
-from .training_time import DPO, OBJECTIVE, SETTINGS, seeds, training
+from .training_time import DPO, OBJECTIVE, SETTINGS, training
 
 TITLE = "Weak to strong"
 CLAIM = "A weak ARM guides a strong base without training it, and recovers over 70 % of what training it gains."
@@ -54,7 +54,7 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
         {"system": name, "setting": setting, "seed": seed}
         for name in (BASE, WEAK_BASE, WEAK_DPO, PROXY, GUIDED, STRONG_DPO)
         for setting in settings.get(name, ("",))
-        for seed in seeds(lab)
+        for seed in lab.seeds
     ]
     samples = collect(output / SAMPLES, cells, lambda cell: _reply(lab, cell, lab.prompts), progress)
     return [*with_gaps(summarise(samples, ("system", "setting"), QUALITY, table=_SYSTEMS), samples), *tuning]
