@@ -1,9 +1,10 @@
 """`genarm-hf reproduce`: the paper's claims, measured here: every sample, a table and a figure each, and one page."""
 
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,7 @@ def _reproduce_all(claims: list[str], options: ReproduceOptions, output: Path) -
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**30))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
     # started anew, since torch's threads do not survive a fork; what two claims need is trained by one (`Lab.trained`)
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), _end_with_parent) as pool:
         tasks = [pool.submit(_reproduce, claim, options, output) for claim in claims]
         try:
             for task in as_completed(tasks):
@@ -131,6 +132,18 @@ def _reproduce_all(claims: list[str], options: ReproduceOptions, output: Path) -
         except BaseException:  # Ctrl-C reaches the claims under way as well; the others must not begin then
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """End this worker when its run is killed: it would go on, and write into the files of the next run."""
+
+    def wait() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def _reproduce(claim: str, options: ReproduceOptions, output: Path) -> None:

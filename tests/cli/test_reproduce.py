@@ -1,7 +1,10 @@
 """`genarm-hf reproduce`: one claim, all of them, the page; a claim that costs nothing stands for the real ones."""
 
 import json
+import subprocess
 import sys
+import time
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -77,3 +80,38 @@ def test_a_claim_that_lacks_its_data_is_skipped(toy, tmp_path, monkeypatch, caps
     assert "toy. Skipped: no data." in capsys.readouterr().out and not toy
     assert main(["reproduce", "toy", "--fast", "--threads", "1", "--lab", "lab", "--data", "."]) == 0
     assert "So it is." in capsys.readouterr().out
+
+
+RUN_THAT_IS_KILLED = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from genarm_hf.cli.reproduce import _end_with_parent
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 60).result()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(RUN_THAT_IS_KILLED, encoding="utf-8")
+    run = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    worker = int(run.stdout.readline())
+    assert Path(f"/proc/{worker}").exists()
+    run.kill()
+    run.communicate()
+    end = time.monotonic() + 20
+    while _running(worker) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _running(worker)
+
+
+def _running(process):
+    try:  # one that has ended may be listed until somebody asks how
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -85,7 +85,9 @@ def test_the_claim_compares_all_arms(tmp_path, monkeypatch):
         (row["where"]["varied"], row["where"]["setting"]): row["values"] for row in rows if "varied" in row["where"]
     }
     assert len(table) == len(claim.VARIED) + sum(map(len, claim.VARIED.values()))
-    assert all(values[claim._RIGHT]["mean"] == 0.75 and values[claim._RIGHT]["count"] == 8 for values in table.values())
+    assert all(
+        values[claim._RIGHT]["mean"] == 0.75 and values[claim._RIGHT]["count"] == 20 for values in table.values()
+    )
     assert table["ARM", "LoRA rank 64"][claim._CHANGE]["mean"] == pytest.approx(1.0)
     assert table["beta", "0.02"][claim._CHANGE]["mean"] == pytest.approx(-1.0)
     assert claim._CHANGE not in table["beta", "0.1 (default)"]
