@@ -96,7 +96,7 @@ def settings(lab: Lab) -> list[tuple[str, str]]:
 def sizes(lab: Lab) -> dict[str, int]:
     """Prompts, pairs of the default training, and pairs that are held out."""
     return (
-        {"prompts": 12, "pairs": 200, "held out": 100} if lab.fast else {"prompts": 60, "pairs": 400, "held out": 400}
+        {"prompts": 12, "pairs": 200, "held out": 100} if lab.fast else {"prompts": 40, "pairs": 400, "held out": 400}
     )
 
 

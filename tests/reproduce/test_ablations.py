@@ -98,6 +98,6 @@ def test_the_claim_compares_all_arms(tmp_path, monkeypatch):
     assert "ARM: LoRA rank 64" in better and "beta: 0.02" in worse and "margin: 1" in same
     claim.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
-    assert len(read(tmp_path / "samples.jsonl")) == 2 * (3 * len(claim.ALPHAS) + 4) * (
+    assert len(read(tmp_path / "samples.jsonl")) == 5 * (3 * len(claim.ALPHAS) + 4) * (
         1 + sum(map(len, claim.VARIED.values()))
     )

@@ -108,7 +108,7 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
         {"system": FIRST, "weight of helpful": 0.0},
     ]
     assert len(by_table[claim._POINTS]) == 1 + 3 * len(claim.FRONTS)
-    assert all(row["values"]["helpful"]["count"] == 40 for row in by_table[claim._POINTS])  # 20 prompts, 2 seeds
+    assert all(row["values"]["helpful"]["count"] == 60 for row in by_table[claim._POINTS])  # 20 prompts, 3 seeds
     costs = {
         row["where"]["system"]: {name: value["mean"] for name, value in row["values"].items()}
         for row in by_table[claim._COSTS]
