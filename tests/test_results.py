@@ -58,6 +58,7 @@ def test_numbers_are_means_of_the_samples(claim):
 def test_the_page_shows_what_the_table_says(claim):
     page, found = PAGE.read_text(), table(claim)
     assert found["lab"]["lab"] == "full" and f"results/{claim}/figure.png" in page
+    assert f"| {found['number']}. {found['title']} | {found['answer']} |" in page
     assert all(finding in page for finding in found["findings"])
     for row in found["rows"]:
         assert all(interval(value) in page for value in row["values"].values())

@@ -4,7 +4,8 @@ A claim is a module in `claims.CLAIMS` with
 
 - `TITLE` and `CLAIM`: what it is called, and what the paper says;
 - `run(lab, output, progress) -> rows`: writes `output / "samples.jsonl"` and sums it up (`samples`);
-- `findings(rows) -> sentences`: what the numbers say, whether or not the paper's claim holds here;
+- `answer(rows) -> str`: in a few words, whether the claim holds here, for the head of the page;
+- `findings(rows) -> sentences`: what the numbers say;
 - `plot(rows, path)`: the figure;
 - where it needs more than the lab always has, `skipped(lab)`: why it cannot be measured, or None.
 

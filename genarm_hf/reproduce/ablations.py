@@ -26,7 +26,7 @@ from .drawing import draw
 from .figures import Panel, draw_panels
 from .lab import Lab
 from .models import ArmTraining, trained_arm
-from .samples import SAMPLES, Row, Sample, collect, grid, summarise
+from .samples import SAMPLES, Row, Sample, collect, grid, summarise, verdict
 
 TITLE = "Ablations: what an ARM's quality hangs on"
 CLAIM = (
@@ -100,23 +100,28 @@ def sizes(lab: Lab) -> dict[str, int]:
     )
 
 
+_BETTER, _WORSE, _LEVEL = "Better than the default at equal KL", "Worse", "Not told apart from it"
+
+
+def answer(rows: Sequence[Row]) -> str:
+    """How many changes make a difference, in a sentence."""
+    said = [verdict(row["values"][_CHANGE], _BETTER, _WORSE, _LEVEL) for row in rows if _CHANGE in row["values"]]
+    return (
+        f"of {len(said)} changes, {said.count(_BETTER)} are better and {said.count(_WORSE)} worse than the default at "
+        "equal KL by more than chance"
+    )
+
+
 def findings(rows: Sequence[Row]) -> list[str]:
     """Which changes make a difference that is larger than chance."""
-    changes = [(row["where"], row["values"][_CHANGE]) for row in rows if _CHANGE in row["values"]]
-    found = []
-    for verdict, holds in (
-        ("Better than the default at equal KL", lambda change: change["low"] > 0),
-        ("Worse", lambda change: change["high"] < 0),
-        ("Not told apart from it", lambda change: change["low"] <= 0 <= change["high"]),
-    ):
-        named = [
-            f"{where['varied']}: {where['setting']} ({change['mean']:+.2f} points, {change['low']:+.2f} to "
-            f"{change['high']:+.2f})"
-            for where, change in changes
-            if holds(change)
-        ]
-        found += [f"{verdict}: {'; '.join(named)}."] if named else []
-    return found
+    named: dict[str, list[str]] = {_BETTER: [], _WORSE: [], _LEVEL: []}
+    for row in rows:
+        if _CHANGE in row["values"]:
+            where, change = row["where"], row["values"][_CHANGE]
+            by = f"{change['mean']:+.2f} points, {change['low']:+.2f} to {change['high']:+.2f}"
+            said = verdict(change, _BETTER, _WORSE, _LEVEL)
+            named[said].append(f"{where['varied']}: {where['setting']} ({by})")
+    return [f"{said}: {'; '.join(several)}." for said, several in named.items() if several]
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

@@ -54,6 +54,7 @@ def reproduce(name: str, lab: Lab, output: Path, progress: Callable[[str], Any] 
         "number": CLAIMS[name],
         "title": module.TITLE,
         "paper": module.CLAIM,
+        "answer": module.answer(rows),
         "findings": module.findings(rows),
         "command": _command(name, lab, module),
         "lab": lab.describe(),

@@ -57,6 +57,19 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     ]
 
 
+def answer(rows: Sequence[Row]) -> str:
+    """How often ARM and trajectory-level reward model point at the first wrong token, in a sentence."""
+    shares = {
+        (row["where"]["objective"], row["where"]["system"]): f"{row['values'][FIRST]['mean']:.0%}"
+        for row in rows
+        if "kind" not in row["where"]
+    }
+    return "first wrong token found: " + "; ".join(
+        f"{objective}, {shares[objective, ARM]} by an ARM, {shares[objective, TRAJECTORY]} by a trajectory RM"
+        for objective in PLANTED
+    )
+
+
 def findings(rows: Sequence[Row]) -> list[str]:
     """What the shares say."""
     found = []

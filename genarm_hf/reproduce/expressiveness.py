@@ -71,6 +71,21 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     ]
 
 
+def answer(rows: Sequence[Row]) -> str:
+    """Whether the theorem holds, and what the paper's loss makes of it, in a sentence."""
+    final = {
+        (row["where"]["arm"], row["where"]["alpha"]): row["values"][_GUIDED]
+        for row in rows
+        if row["table"] == _FINAL and row["where"]["reward"] == "independent"
+    }
+    theorem = max(final["of the theorem", alpha]["high"] for alpha in ALPHAS)
+    gaps = " / ".join(f"{final[_TRAINED[0], alpha]['mean']:.3f}" for alpha in ALPHAS)
+    return (
+        f"the theorem holds (to {theorem:.0e} nats); the paper's loss ends {gaps} nats from the optimum "
+        f"at alpha {' / '.join(f'{alpha:g}' for alpha in ALPHAS)}"
+    )
+
+
 def findings(rows: Sequence[Row]) -> list[str]:
     """What the distances say, at each alpha in turn."""
     final = {

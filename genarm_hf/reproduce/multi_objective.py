@@ -36,7 +36,7 @@ from .figures import Panel, draw_panels
 from .lab import Lab
 from .models import ArmTraining, trained_arm
 from .policies import PolicyTraining, policy_folder
-from .samples import SAMPLES, Row, Sample, collect, grid, summarise
+from .samples import SAMPLES, Row, Sample, collect, grid, summarise, verdict
 
 TITLE = "Several objectives: trade-offs chosen at run time"
 CLAIM = (
@@ -90,6 +90,19 @@ def sizes(lab: Lab) -> dict[str, int]:
     return {"trade-offs": 3 if lab.fast else 4, "prompts": 20 if lab.fast else 60, "pairs": lab.pairs_to_train_on}
 
 
+def answer(rows: Sequence[Row]) -> str:
+    """Whose front is larger than GenARM's, in a sentence."""
+    fronts = {row["where"]["system"]: row["values"] for row in rows if row["table"] == _FRONTS}
+    own = fronts[chosen([row for row in rows if row["table"] == _TUNING])]
+    others = {system: values for system, values in fronts.items() if system not in GENARM}
+    said = [f"{system}: {verdict(values[_LEAD], 'larger', 'smaller')}" for system, values in others.items()]
+    kls = [values[_KL]["mean"] for values in others.values()]
+    return (
+        f"GenARM's front, at {own[_KL]['mean']:.1f} nats, against those at {min(kls):.1f} to {max(kls):.1f} of "
+        f"{'; '.join(said)}"
+    )
+
+
 def findings(rows: Sequence[Row]) -> list[str]:
     """Which front is best, by how much, and at what price."""
     fronts = {row["where"]["system"]: row["values"] for row in rows if row["table"] == _FRONTS}
@@ -99,9 +112,9 @@ def findings(rows: Sequence[Row]) -> list[str]:
     own = chosen([row for row in rows if row["table"] == _TUNING])
     for system in (*MOD, SOUPS, RETRAINED):
         lead = fronts[system][_LEAD]
-        verdict = "larger" if lead["low"] > 0 else "smaller" if lead["high"] < 0 else "not told apart"
+        said = verdict(lead, "larger", "smaller")
         found.append(
-            f"{own} (chosen on dev prompts) against {system}: hypervolume {verdict}, by {lead['mean']:.1f} "
+            f"{own} (chosen on dev prompts) against {system}: hypervolume {said}, by {lead['mean']:.1f} "
             f"({lead['low']:.1f} to {lead['high']:.1f}); mean KL {fronts[own][_KL]['mean']:.1f} against "
             f"{fronts[system][_KL]['mean']:.1f} nats."
         )

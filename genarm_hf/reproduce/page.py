@@ -42,9 +42,10 @@ def write_page(output: Path, page: Path, how_to: str = "how-to/reproduce.md") ->
     names = [name for name in CLAIMS if (output / name / TABLE).is_file()]
     if not names:
         raise ValueError(f"`output` {str(output)!r} has no {TABLE} of a claim; run `genarm-hf reproduce` first.")
-    parts = [_HEAD.replace("HOWTO", how_to)]
-    for name in names:
-        found = json.loads((output / name / TABLE).read_text(encoding="utf-8"))
+    claims = [json.loads((output / name / TABLE).read_text(encoding="utf-8")) for name in names]
+    answers = markdown(["claim", "here"], [[_heading(found), found["answer"]] for found in claims])
+    parts = [_HEAD.replace("HOWTO", how_to), *answers, ""]
+    for name, found in zip(names, claims, strict=True):
         parts.append(section(found, _published(output / name, page)))
     with written_whole(page) as draft:
         draft.write_text("\n".join(parts), encoding="utf-8")
@@ -76,7 +77,7 @@ def section(found: Mapping[str, Any], links: Mapping[str, str]) -> str:
         found: what its `table.json` holds.
         links: from names of its files to where they are, seen from the page.
     """
-    lines = [f"## {found['number']}. {found['title']}", "", f"The paper: {found['paper']}", ""]
+    lines = [f"## {_heading(found)}", "", f"The paper: {found['paper']}", ""]
     lines += [f"- {finding}" for finding in found["findings"]]
     lines += ["", *([f"![{found['title']}]({links[FIGURE]})", ""] if FIGURE in links else [])]
     for title, header, cells in tables(found["rows"]):
@@ -85,6 +86,10 @@ def section(found: Mapping[str, Any], links: Mapping[str, str]) -> str:
     samples = ", ".join(f"{_link(name, links)} ({lines:,} lines)" for name, lines in found["samples"].items())
     lines += [f"Command: `{found['command']}`. Samples: {samples}. Measured with: {where}.", ""]
     return "\n".join(lines)
+
+
+def _heading(found: Mapping[str, Any]) -> str:
+    return f"{found['number']}. {found['title']}"
 
 
 def _link(name: str, links: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ..benchmarks.preferences import by_length, by_words, small_language_model, train_and_read
 from .figures import Panel, draw_panels
 from .lab import Lab
-from .samples import SAMPLES, Row, Sample, collect, summarise
+from .samples import SAMPLES, Row, Sample, collect, summarise, verdict
 
 TITLE = "Real preferences: held-out accuracy of ARMs and trajectory-level reward models"
 CLAIM = "An ARM is trained on the same pairs as a trajectory-level reward model; its accuracy is not reported."
@@ -88,15 +88,25 @@ def sizes(lab: Lab) -> dict[str, int]:
     return {"folds": 3, "pairs": 450, "tokens": 384, "pretraining": 2}
 
 
+def answer(rows: Sequence[Row]) -> str:
+    """ARMs against the trajectory-level reward model, in a sentence."""
+    parts = [
+        f"{row['where']['data']}, {row['where']['system']}: {verdict(row['values'][_LEAD], 'above', 'below')}"
+        for row in rows
+        if row["table"] == _LEADS
+    ]
+    return f"held-out accuracy against the trajectory RM's: {'; '.join(parts)}"
+
+
 def findings(rows: Sequence[Row]) -> list[str]:
     """Who is right more often, and whether that is more than chance."""
     found = []
     for row in rows:
         if row["table"] == _LEADS:
             lead = row["values"][_LEAD]
-            verdict = "above" if lead["low"] > 0 else "below" if lead["high"] < 0 else "not told apart from"
+            said = verdict(lead, "above", "below", "not told apart from")
             found.append(
-                f"{row['where']['data']}, {row['where']['system']}: accuracy {verdict} that of the trajectory RM "
+                f"{row['where']['data']}, {row['where']['system']}: accuracy {said} that of the trajectory RM "
                 f"({lead['mean']:+.1%}, {lead['low']:+.1%} to {lead['high']:+.1%}; {lead['count']} pairs)."
             )
     return found

@@ -111,6 +111,18 @@ def summarise(
     return rows
 
 
+def verdict(interval: Mapping[str, float], above: str, below: str, neither: str = "not told apart") -> str:
+    """What an interval of a difference says: that it is above zero, below, or neither.
+
+    Example:
+        >>> verdict({"low": 0.1, "high": 0.3}, "better", "worse")
+        'better'
+        >>> verdict({"low": -0.1, "high": 0.3}, "better", "worse")
+        'not told apart'
+    """
+    return above if interval["low"] > 0 else below if interval["high"] < 0 else neither
+
+
 def grid(samples: Sequence[Sample], field: str, units: Sequence[str] = ("seed", "prompt")) -> NDArray[np.float64]:
     """Values of a field, a row for every first unit and a column for every second one; NaN where there is none.
 

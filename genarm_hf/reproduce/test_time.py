@@ -28,7 +28,7 @@ from .lab import Lab
 from .models import ArmTraining, trained_arm, trained_prefix_value, trained_trajectory_reward, untrained_arm
 from .policies import trained_policy
 from .replies import BASE_TOKENS, COSTS, KL, OTHER_TOKENS, QUALITY, REWARD, SECONDS, decoded, judged, sampled
-from .samples import SAMPLES, Row, Sample, collect, summarise
+from .samples import SAMPLES, Row, Sample, collect, summarise, verdict
 from .training_time import DPO, SETTINGS, training
 
 TITLE = "Against other test-time methods"
@@ -293,6 +293,24 @@ def against(samples: Sequence[Sample], choice: Mapping[str, str]) -> list[Sample
     return duels
 
 
+def answer(rows: Sequence[Row]) -> str:
+    """Whom GenARM beats, in a sentence."""
+    choice = chosen([row for row in rows if row["table"] == _TUNING])
+    duels = {tuple(row["where"].values()): row["values"][_LEAD] for row in rows if row["table"] == _DUELS}
+    leads = {method: duels[method, setting] for method, setting in choice.items() if method != GENARM}
+    beaten = [lead["mean"] for lead in leads.values() if lead["low"] > 0]
+    others = [
+        f"{verdict(lead, 'better than', 'worse than', 'not told apart from')} {method}"
+        for method, lead in leads.items()
+        if lead["low"] <= 0
+    ]
+    alike = verdict(duels[SHARPENED, choice[GENARM]], "better than", "worse than", "not told apart from")
+    reach = f", by {min(beaten):.1f} to {max(beaten):.1f} points" if beaten else ""
+    return "; ".join(
+        [f"better than {len(beaten)} of {len(leads)} methods{reach}", *others, f"{alike} the base sharpened as much"]
+    )
+
+
 def findings(rows: Sequence[Row]) -> list[str]:
     """Whom GenARM beats, and at which cost."""
     choice = chosen([row for row in rows if row["table"] == _TUNING])
@@ -310,10 +328,10 @@ def findings(rows: Sequence[Row]) -> list[str]:
 
 def _duel(row: Row) -> str:
     lead = row["values"][_LEAD]
-    verdict = "better than" if lead["low"] > 0 else "worse than" if lead["high"] < 0 else "not told apart from"
+    said = verdict(lead, "better than", "worse than", "not told apart from")
     shares = " / ".join(f"{row['values'][name]['mean']:.0%}" for name in (_WIN, _TIE, _LOSS))
     return (
-        f"GenARM is {verdict} {row['where']['method']} ({row['where']['setting'] or 'nothing to tune'}): by "
+        f"GenARM is {said} {row['where']['method']} ({row['where']['setting'] or 'nothing to tune'}): by "
         f"{lead['mean']:.2f} points ({lead['low']:.2f} to {lead['high']:.2f}); win / tie / loss {shares}, "
         f"{lead['count']} replies."
     )

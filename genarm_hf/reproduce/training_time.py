@@ -28,7 +28,7 @@ from .lab import Lab
 from .models import ArmTraining, trained_arm
 from .policies import PolicyTraining, trained_policy
 from .replies import KL, QUALITY, REWARD, judged, sampled
-from .samples import SAMPLES, Row, Sample, collect, grid, summarise
+from .samples import SAMPLES, Row, Sample, collect, grid, summarise, verdict
 
 TITLE = "Against training the base"
 CLAIM = "GenARM matches the performance of training-time methods, DPO and SimPO, without training the base."
@@ -198,6 +198,16 @@ def interpolated(kls: Array, rewards: Array, at: float) -> Array:
 # ---------------------------------------------------------------------- words and figure
 
 
+def answer(rows: Sequence[Row]) -> str:
+    """Against whom GenARM holds at how many distances, in a sentence."""
+    parts = []
+    for other in (DPO, SIMPO, SHARP_DPO):
+        leads = [row["values"][_LEAD] for row in rows if row["where"].get("against") == other]
+        said = [verdict(lead, "better", "worse") for lead in leads]
+        parts.append(f"{other}: better at {said.count('better')}, worse at {said.count('worse')}")
+    return f"against {'; '.join(parts)} of {len(SHARES)} equal distances from the base"
+
+
 def findings(rows: Sequence[Row]) -> list[str]:
     """Who is better at which KL."""
     found = []
@@ -206,9 +216,9 @@ def findings(rows: Sequence[Row]) -> list[str]:
         for row in rows:
             if row["table"] == _MATCHED and row["where"]["against"] == other:
                 lead = row["values"][_LEAD]
-                verdict = "better" if lead["low"] > 0 else "worse" if lead["high"] < 0 else "not told apart"
+                said = verdict(lead, "better", "worse")
                 parts.append(
-                    f"at {row['where']['KL (nats)']:g} nats {verdict}, {lead['mean']:+.2f} points "
+                    f"at {row['where']['KL (nats)']:g} nats {said}, {lead['mean']:+.2f} points "
                     f"({lead['low']:.2f} to {lead['high']:.2f})"
                 )
         found.append(f"GenARM against {other}: {'; '.join(parts)}.")

@@ -108,6 +108,14 @@ def with_gaps(rows: Sequence[Row], samples: Sequence[Sample]) -> list[Row]:
     return found
 
 
+def answer(rows: Sequence[Row]) -> str:
+    """The share of the gap that a weak ARM recovers, in a sentence."""
+    alpha = chosen([row for row in rows if row["table"] == _TUNING], GUIDED)
+    own = next(row for row in rows if row["table"] == _SYSTEMS and row["where"] == {"system": GUIDED, "setting": alpha})
+    gap = own["values"][GAP]
+    return f"a weak ARM recovers {gap['mean']:.0%} ({gap['low']:.0%} to {gap['high']:.0%}) of what strong DPO gains"
+
+
 def findings(rows: Sequence[Row]) -> list[str]:
     """Shares of the gap, at the alphas chosen on dev prompts."""
     tuning = [row for row in rows if row["table"] == _TUNING]

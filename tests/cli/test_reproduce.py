@@ -27,6 +27,7 @@ def toy(monkeypatch):
 
         return summarise(collect(output / "samples.jsonl", [{"seed": 0}], make, progress), ["seed"], ["reward"])
 
+    module.answer = lambda rows: "it is"
     module.run, module.findings, module.TITLE, module.CLAIM = run, lambda rows: ["So it is."], "Toy", "It is."
     module.plot = lambda rows, path: path.write_text("drawn")
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -76,5 +76,7 @@ def test_the_claim_compares_all_systems(lab, tmp_path, monkeypatch):
     arm, trajectory = (overall[place]["values"]["clean reply preferred"]["mean"] for place in (0, 3))
     assert arm == pytest.approx(1 - trajectory)
     assert len(credit.findings(rows)) == 2
+    found = f"{overall[0]['values'][credit.FIRST]['mean']:.0%} by an ARM"
+    assert credit.answer(rows).startswith(f"first wrong token found: helpful, {found}, ")
     credit.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0

@@ -79,6 +79,7 @@ def test_the_claim_writes_samples_table_and_figure(tmp_path, monkeypatch):
     folder = tmp_path / "expressiveness"
     assert json.loads((folder / "table.json").read_text()) == found
     assert (folder / "figure.png").stat().st_size > 0 and len(messages) == 4
+    assert found["answer"].startswith("the theorem holds (to ")
     assert not (tmp_path / "lab").exists()  # no model was needed
     samples = read(folder / "samples.jsonl")
     for row in found["rows"]:

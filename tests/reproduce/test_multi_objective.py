@@ -128,9 +128,10 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
     batch = next(alpha for alpha in stubs.drawn if alpha is not None)
     assert batch.shape == (60, 2) and batch[:3].tolist() == [[0, 1], [0.5, 0.5], [1, 0]]
     assert sorted({round(float(alpha[0].sum())) for alpha in stubs.drawn if alpha is not None}) == [1, 2]
-    assert len([line for line in read(tmp_path / "samples.jsonl") if "prompt" in line]) == 40 + 120 * len(claim.FRONTS)
+    assert len([line for line in read(tmp_path / "samples.jsonl") if "prompt" in line]) == 60 + 180 * len(claim.FRONTS)
     said = claim.findings(rows)
     assert len(said) == 7 and "not told apart" in said[1]
+    assert claim.answer(rows).count("not told apart") == 4 and "GenARM's front, at 1.0 nats" in claim.answer(rows)
     claim.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
 

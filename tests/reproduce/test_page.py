@@ -14,6 +14,7 @@ FOUND = {
     "number": 7,
     "title": "Credit",
     "paper": "It is known.",
+    "answer": "it is known here",
     "findings": ["So it is.", "Or not."],
     "command": "genarm-hf reproduce credit",
     "lab": {"lab": "full"},
@@ -58,6 +59,7 @@ def test_page_and_what_it_rests_on(output, tmp_path):
     (output / "credit" / "samples.jsonl").write_text('{"seed": 0}\n')
     write_page(output, tmp_path / "docs" / "results.md", how_to="elsewhere.md")
     page = (tmp_path / "docs" / "results.md").read_text()
+    assert "| 7. Credit | it is known here |" in page
     assert "(results/credit/figure.png)" in page and "(elsewhere.md)" in page
     assert "[`samples.jsonl`](results/credit/samples.jsonl.gz) (12 lines)" in page
     beside = tmp_path / "docs" / "results" / "credit"

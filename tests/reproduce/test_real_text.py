@@ -81,6 +81,8 @@ def test_every_pair_is_held_out_once(lab, tmp_path, monkeypatch):
     leads = {tuple(row["where"].values()): row["values"][claim._LEAD] for row in rows if row["table"] == claim._LEADS}
     assert [value["mean"] for value in leads.values()] == [0.25, -0.75] * 2
     assert "not told apart" in claim.findings(rows)[0] and "below" in claim.findings(rows)[1]
+    assert "ARM: summed log-probabilities: not told apart; " in claim.answer(rows)
+    assert claim.answer(rows).endswith("ARM: log-probabilities per token: below")
     # pretrained once for both folds, on the other file
     assert len(lab.asked) == 2 and len(lab.asked[0]) == 8
     assert all(text.startswith("two, step") for text in lab.asked[0])

@@ -39,6 +39,25 @@ def test_duels_are_of_the_same_prompts_and_seeds():
     assert all(duel["method"] == "other" for duel in duels)
 
 
+def test_who_is_beaten_in_a_sentence():
+    lead, duels = "reward of GenARM minus it", test_time._DUELS
+    chosen = {GENARM: "alpha 2", "weak": "w 1", "level": "w 3", "strong": "w 9"}
+    tuning = [row(test_time._TUNING, name, setting, reward=1.0) for name, setting in chosen.items()]
+    between = {"mean": 0.0, "low": -1.0, "high": 1.0, "count": 2}
+    rows = [
+        *tuning,
+        row(duels, "weak", "w 1", **{lead: 2.0}),
+        row(duels, "weak", "w 2", **{lead: -9.0}),  # which was not chosen
+        row(duels, "strong", "w 9", **{lead: -1.0}),
+        {"table": duels, "where": {"method": "level", "setting": "w 3"}, "values": {lead: between}},
+        row(duels, test_time.SHARPENED, "alpha 2", **{lead: 0.5}),
+    ]
+    assert test_time.answer(rows) == (
+        "better than 1 of 3 methods, by 2.0 to 2.0 points; not told apart from level; worse than strong; better than "
+        "the base sharpened as much"
+    )
+
+
 def test_best_of_n_is_compared_at_equal_cost():
     costs = {"base tokens per token": 1.5, "other tokens per token": 1.0}
     own = row("s", GENARM, "alpha 1", **costs)
@@ -101,5 +120,7 @@ def test_the_claim_compares_all_methods(lab, tmp_path):
     assert all(one["KL"] == 0 for one in samples if one["method"] == "base")
     assert {one["method"] for one in samples if one["KL bound"] is not None} == {BEST_OF_N}
     assert len(test_time.findings(rows)) == 1 + len(METHODS)  # GenARM, each of the others, equal cost
+    methods = sum(len(method.grid) > 1 for method in METHODS.values()) - 1
+    assert f" of {methods} methods" in test_time.answer(rows)
     test_time.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0

@@ -101,5 +101,7 @@ def test_the_claim_compares_all_systems(lab, tmp_path):
     # reward grows with KL alike for all, so nobody is better at equal KL
     assert all(abs(row["values"][LEAD]["mean"]) < 1e-9 for row in rows if row["table"] != "Held-out prompts")
     assert len(training_time.findings(rows)) == 7
+    answer = training_time.answer(rows)
+    assert answer.count("better at 0, worse at 0") == 3 and answer.endswith("of 4 equal distances from the base")
     training_time.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0

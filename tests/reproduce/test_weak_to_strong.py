@@ -40,10 +40,11 @@ def test_shares_of_the_gap(lab, tmp_path, monkeypatch):
     assert systems[STRONG_DPO, DPO_SETTINGS[1]]["reward"]["mean"] == pytest.approx(ceiling)
     for name, reward in ((GUIDED, 3.0), (PROXY, 4.0)):
         gap = systems[name, 1.0]["gap recovered"]
-        assert gap["mean"] == pytest.approx((reward - floor) / (ceiling - floor)) and gap["count"] == 3
+        assert gap["mean"] == pytest.approx((reward - floor) / (ceiling - floor)) and gap["count"] == 6
     assert all("gap recovered" not in values for (name, _), values in systems.items() if name in (BASE, STRONG_DPO))
     assert systems[WEAK_BASE, ""]["gap recovered"]["mean"] < 0
     found = weak_to_strong.findings(rows)
+    assert "recovers 50% (50% to 50%) of" in weak_to_strong.answer(rows)
     assert "(alpha 1): 50%" in found[1] and "(beta 0.1, rate 0.0003)" in found[3]
     assert {line["seed"] for line in read(tmp_path / "dev.jsonl")} == {0}
     weak_to_strong.plot(rows, tmp_path / "figure.png")
