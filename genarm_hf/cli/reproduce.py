@@ -136,14 +136,14 @@ def _reproduce_all(claims: list[str], options: ReproduceOptions, output: Path) -
 
 def _end_with_parent() -> None:
     """End this worker when its run is killed: it would go on, and write into the files of the next run."""
-
-    def wait() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=wait, daemon=True).start()
+        threading.Thread(target=_end_after, args=[parent.sentinel], daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 def _reproduce(claim: str, options: ReproduceOptions, output: Path) -> None:
