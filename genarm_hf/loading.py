@@ -4,9 +4,11 @@ What can be wrong with a repository is said here, in one sentence and before any
 classifiers, adapters without a base.
 """
 
+import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +39,7 @@ logger = logging.get_logger(__name__)
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 # what building a model runs into where its configuration has impossible numbers or names
@@ -51,10 +54,14 @@ class Repository:
     Attributes:
         name: directory or hub id.
         hub: the caller's `revision`, `token`, `cache_dir`, ... The revision is pinned by the first file that is found.
+        opened: when, in seconds since 1970: what is newer in the cache was downloaded meanwhile.
+        folder: where the last file was found; None: no file was, yet.
     """
 
     name: str
     hub: dict[str, Any] = field(default_factory=dict)
+    opened: float = field(default_factory=time.time)
+    folder: Path | None = None
 
     @classmethod
     def open(cls, name: str | os.PathLike, kwargs: dict[str, Any]) -> "Repository":
@@ -94,6 +101,7 @@ class Repository:
         commits = [] if self.is_local else _COMMIT.findall(Path(found).as_posix())
         if commits:
             self.hub["revision"] = commits[-1]
+        self.folder = Path(found).parent
         return Path(found)
 
     def json(self, filename: str) -> dict[str, Any] | None:
@@ -140,8 +148,55 @@ def whole_downloads(name: str) -> Iterator[None]:
             raise
         raise OSError(
             f"The download of {name!r} broke off: {str(error).rstrip('.')}. What is incomplete is not used; the next "
-            "try goes on where it stopped."
+            "try downloads it anew."
         ) from error
+
+
+@contextmanager
+def unaltered_weights(repo: Repository) -> Iterator[None]:
+    """Compare the weights that are downloaded meanwhile with the sha256 that the hub names for them.
+
+    Of what Xet does not bring, the hub's client compares the size alone. Its cache calls a large file by that sha256.
+    What was there before is not read again, which takes seconds for every 10 GB.
+
+    Args:
+        repo: the repository, of which a file was found already.
+
+    Raises:
+        ValueError: a file is another one. It is taken out of the cache, or the next call would trust it.
+    """
+    try:
+        yield
+    except Exception:
+        _refuse_altered(repo)  # which explains the error
+        raise
+    _refuse_altered(repo)
+
+
+def _refuse_altered(repo: Repository) -> None:
+    files = [] if repo.is_local or repo.folder is None else sorted(repo.folder.glob("*.safetensors"))
+    altered = [(path, found) for path in files if (found := _altered(path, repo.opened)) is not None]
+    if altered:
+        path, found = altered[0]
+        raise ValueError(
+            f"{path.name} of {repo.name!r} arrived changed: its sha256 is {found}, and the hub says "
+            f"{path.readlink().name}. It was removed from the cache, so the next try downloads it anew; if that ends "
+            "here too, look at the proxy or mirror (HF_ENDPOINT) in between."
+        )
+
+
+def _altered(path: Path, since: float) -> str | None:
+    """The sha256 of a cached file that is new and not what it is called, and now removed. None: nothing is wrong."""
+    blob = path.parent / path.readlink() if path.is_symlink() else path
+    # a blob that is a link itself lies in the store of what Xet has checked
+    if blob.is_symlink() or not _SHA256.fullmatch(blob.name) or blob.stat().st_mtime < since:
+        return None
+    with blob.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found == blob.name:
+        return None
+    blob.unlink()
+    return found
 
 
 @contextmanager
@@ -440,4 +495,5 @@ def _load_base(
     attention = getattr(config, "_attn_implementation_internal", None)
     if attention is not None:
         kwargs.setdefault("attn_implementation", attention)
-    return load_full(base, base_config, model_args, kwargs)
+    with unaltered_weights(base):
+        return load_full(base, base_config, model_args, kwargs)

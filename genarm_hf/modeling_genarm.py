@@ -19,7 +19,7 @@ from transformers.utils import logging
 from .adapters import ADAPTER_CONFIG, active_adapter, check_backbone, convert_own, describe, save_adapter, unwrap
 from .configuration_genarm import GenARMConfig, check_values
 from .guidance import token_logprobs
-from .loading import Repository, load_adapter, load_config, load_full
+from .loading import Repository, load_adapter, load_config, load_full, unaltered_weights
 from .model_card import write_model_card
 from .saving import card_kept, check_target, fetch_card, is_sharded, only_new_weights, stale_weights
 from .scoring import (
@@ -367,10 +367,11 @@ class AutoregressiveRewardModel(PreTrainedModel, GenerationMixin):
         if adapter is None and base_model is not None:
             raise ValueError(f"`base_model` is for adapters, and {repo.name!r} has no {ADAPTER_CONFIG}. Leave it out.")
         config = load_config(repo, kwargs.pop("config", None), adapter, kwargs.get("trust_remote_code"))
-        if adapter is None:
-            backbone = load_full(repo, config, model_args, kwargs)
-        else:
-            backbone = load_adapter(repo, adapter, config, base_model, model_args, kwargs)
+        with unaltered_weights(repo):
+            if adapter is None:
+                backbone = load_full(repo, config, model_args, kwargs)
+            else:
+                backbone = load_adapter(repo, adapter, config, base_model, model_args, kwargs)
         arm = cls._around(backbone, config, repo.name, replaced)
         if base_model is not None:
             shared = {id(tensor) for tensor in base_model.parameters()}

@@ -31,6 +31,7 @@ class Hub:
         collections: names of repositories by a collection's slug.
         breaking: part of an address, and how many more answers about it end in the middle.
         corrupt: whether uploaded files arrive changed.
+        altered: names of files of which the last byte is another one when they are downloaded.
         asked: requests, as they come.
     """
 
@@ -40,6 +41,7 @@ class Hub:
     collections: dict[str, list[str]] = field(default_factory=dict)
     breaking: dict[str, int] = field(default_factory=dict)
     corrupt: bool = False
+    altered: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
     commits: dict[str, int] = field(default_factory=dict)
@@ -158,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"", headers | {"X-Error-Code": "EntryNotFound"})
             return
         body, status = path.read_bytes(), 200
+        if path.name in self.hub.altered:
+            body = body[:-1] + bytes([body[-1] ^ 1])
         headers["ETag"] = f'"{_tag(path)}"'
         start, _, end = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
         if start:

@@ -1,5 +1,6 @@
 """Uploading to and asking a hub that answers over HTTP, and misbehaves: `genarm-hf push`, `info`, and loading after."""
 
+import hashlib
 import json
 
 import pytest
@@ -329,6 +330,51 @@ def test_a_download_of_another_size_is_refused(hub, arm, run, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match="could not be read"):
         AutoregressiveRewardModel.from_pretrained("org/helpful")
+
+
+def test_a_download_with_a_wrong_hash_is_refused_and_not_kept(hub, arm, run, tmp_path):
+    run("push", arm, "org/helpful")
+    weights = hub.repos["org/helpful"] / "model.safetensors"
+    announced = hashlib.sha256(weights.read_bytes()).hexdigest()
+    hub.altered.add("model.safetensors")
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"model.safetensors of 'org/helpful' arrived changed: its sha256 is"
+        ) as error:
+            AutoregressiveRewardModel.from_pretrained("org/helpful")
+        assert f"the hub says {announced}" in str(error.value)
+        assert not list((tmp_path / "cache").rglob(announced))
+    hub.altered.clear()
+    assert_same_state(AutoModel.from_pretrained("org/helpful"), state_of(AutoModel.from_pretrained(arm)))
+
+
+def test_a_wrong_hash_of_an_adapter_or_of_shards(hub, tmp_path, run):
+    base = tiny("llama")
+    base.save_pretrained(tmp_path / "base", max_shard_size="8KB")
+    hub.repos["org/base"] = tmp_path / "base"
+    base.config._name_or_path = "org/base"
+    AutoregressiveRewardModel.from_backbone(lora(base)).save_pretrained(tmp_path / "lora")
+    run("push", tmp_path / "lora", "org/brief")
+    hub.altered = {"adapter_model.safetensors"}
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors of 'org/brief' arrived changed"):
+        AutoregressiveRewardModel.from_pretrained("org/brief", base_model=tiny("llama"))
+    hub.altered = {path.name for path in (tmp_path / "base").glob("model-0000[12]*.safetensors")}
+    with pytest.raises(ValueError, match=r"model-00001-of-.*\.safetensors of 'org/base' arrived changed"):
+        AutoregressiveRewardModel.from_pretrained("org/brief")
+    hub.altered = set()
+    found = state_of(AutoregressiveRewardModel.from_pretrained("org/brief"))  # the second is not in the cache either
+    assert_same_state(AutoModel.from_pretrained(tmp_path / "lora", base_model=tiny("llama")), found)
+
+
+def test_weights_are_hashed_once_and_not_on_every_load(hub, arm, run, monkeypatch):
+    run("push", arm, "org/helpful")
+    hashed = []
+    real = hashlib.file_digest
+    monkeypatch.setattr("hashlib.file_digest", lambda file, kind: hashed.append(file.name) or real(file, kind))
+    AutoModel.from_pretrained("org/helpful")
+    assert len(hashed) == 1
+    AutoModel.from_pretrained("org/helpful")
+    assert len(hashed) == 1
 
 
 def test_a_private_repository_without_token(hub, arm, run, monkeypatch):
