@@ -223,6 +223,7 @@ def attach(base: PreTrainedModel, directory: Path, repo: str, is_trainable: bool
         is_trainable: whether the adapter's weights are to be trained further.
 
     Raises:
+        ImportError: the adapter needs a package that is not installed.
         ValueError: the adapter was made for a model of another shape, or the base is offloaded.
     """
     from peft import PeftConfig, PeftModel
@@ -244,8 +245,12 @@ def attach(base: PreTrainedModel, directory: Path, repo: str, is_trainable: bool
         try:
             model = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)(base, config)
             result = model.load_adapter(str(directory), "default", is_trainable=is_trainable)
-        except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        except (OSError, MemoryError, torch.OutOfMemoryError):
             raise
+        except ImportError as error:
+            raise ImportError(
+                f"{ADAPTER_CONFIG} of {repo!r} asks for a package that is not installed: {_first_detail(error)}."
+            ) from error
         except Exception as error:  # PEFT checks little of what its files say before it uses it
             raise _misfit(repo, config, base, _first_detail(error)) from error
     if result.missing_keys or result.unexpected_keys:
@@ -298,7 +303,7 @@ def _misfit(repo: str, config: Any, base: Any, detail: str) -> ValueError:
 def _first_detail(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     details = [line for line in lines if line.startswith("size mismatch")] or lines or [type(error).__name__]
-    speaks = isinstance(error, (RuntimeError, TypeError, ValueError)) or not lines
+    speaks = isinstance(error, (ImportError, RuntimeError, TypeError, ValueError)) or not lines
     return details[0].rstrip(".") if speaks else f"{type(error).__name__} {details[0]}"
 
 

@@ -321,6 +321,12 @@ def test_files_that_are_no_json(adapted):
         AutoregressiveRewardModel.from_pretrained(adapted)
 
 
+def test_an_adapter_that_needs_an_absent_package(adapted):
+    edit(adapted / "adapter_config.json", megatron_config={"a": 1})
+    with pytest.raises(ImportError, match=r"adapter_config.json of .* asks for a package .* not installed: No module"):
+        AutoregressiveRewardModel.from_pretrained(adapted)
+
+
 def test_code_in_a_repository_is_not_run(full):
     """Neither by loading, nor by asking whether it may be."""
     edit(full / "config.json", auto_map={"AutoModel": "evil.Evil", "AutoConfig": "evil.EvilConfig"})
