@@ -43,12 +43,12 @@ SHARES = {
 }
 EXAMPLES = int(os.environ.get("GENARM_HF_FUZZ", "60"))
 _LONGEST = 10  # seconds of computation of an example; whatever still runs is no error
-_MOST_MEMORY = 24 * 2**30  # bytes of addresses; a process with torch has reserved several
+_MOST_MEMORY = 4 * 2**30  # bytes of addresses that an example may take, beside those that torch has reserved
 _BAR = re.compile(r"\r|[\w?]/s\b|s/it|\d+%\|")
 
-ODD = ["", " ", "-", "--", "x", "nan", "inf", "-inf", "-1", "0", "1e400", "10**9", "1" * 40, "0x10", "None", "[]"]
+ODD = ["-", "--", "x", "nan", "inf", "-inf", "-1", "0", "1e400", "10**9", "1" * 40, "0x10", "None", "[]"]
 ODD += ["{", "{}", "a,b", ",", "1,", ".", "..", "~", "/proc", "/proc/no/such", "./gone", "a/b", "a/b/c", "w5 w6"]
-ODD += ["org/name@main", "--model", "-h", "true", "ü\u0301\u202e", "\udcff", "%s", "{prompt}", "x" * 300]
+ODD += ["org/name@main", "--model", "-h", "true", "ü\u0301\u202e", "\udcff", "%s", "{prompt}", "x" * 300, " ", ""]
 # numbers that parse, and are nevertheless hardly meant
 NUMBERS = {
     "int": ["-1", "0", "1", "2", "3", "7", str(2**31), str(2**32), str(2**63 - 1), str(10**30)],
@@ -88,25 +88,32 @@ PROMPT = st.sampled_from(["w5 w6 w7", "-", "hello", "w5 " * 20])
 GUIDED = [("--model", MODEL), ("--reward-model", ARM)]
 CPU = ("--device", st.just("cpu"))
 TRAINING = [("--max-steps", st.just("1")), ("--use-cpu", st.just("true"))]
-# what every command line begins with, before options are left out, replaced and added
-LINES: dict[str, list[tuple[str, st.SearchStrategy[str]]]] = {
-    "generate": [*GUIDED, ("--alpha", NUMBER), ("--max-new-tokens", st.just("3")), CPU, ("", PROMPT)],
-    "doctor": GUIDED,
-    "train": [("--model", MODEL), ("--data", DATA), ("--output", OUTPUT), *TRAINING],
-    "evaluate": [("--data", DATA), ("--reward-model", ARM), CPU],
-    "compose": [*GUIDED, ("--output", OUTPUT)],
-    "app": GUIDED,
-    "serve": [*GUIDED, ("--engine", st.sampled_from(["transformers", "vllm"]))],
-    "info": [("", ARM)],
-    "push": [("", ARM), ("", st.just("org/name"))],
-    "bench": [("", st.sampled_from(["decode", "shared", "speculative", "scaling", "train", "preferences"]))],
-    "reproduce": [("", st.sampled_from(["report", "lab", "all", "credit"])), ("--output", OUTPUT)],
-    "demo": [("--output", OUTPUT)],
-    "env": [],
-    "completion": [("", st.sampled_from(["bash", "fish", "x"]))],
+# what command lines begin with, one of several for some, before an option is left out or replaced and others are added
+LINES: dict[str, list[list[tuple[str, st.SearchStrategy[str]]]]] = {
+    "generate": [
+        [*GUIDED, ("--alpha", NUMBER), ("--max-new-tokens", st.just("3")), CPU, ("", PROMPT)],
+        [*GUIDED, ("--input", DATA), ("--output", OUTPUT), ("--max-new-tokens", st.just("3")), CPU],
+    ],
+    "doctor": [GUIDED],
+    "train": [[("--model", MODEL), ("--data", DATA), ("--output", OUTPUT), *TRAINING]],
+    "evaluate": [
+        [("--data", DATA), ("--reward-model", ARM), CPU],
+        [("--data", DATA), ("--tuned-model", MODEL), ("--reference-model", MODEL), CPU],
+    ],
+    "compose": [[*GUIDED, ("--output", OUTPUT)]],
+    "app": [GUIDED],
+    "serve": [[*GUIDED, ("--engine", st.sampled_from(["transformers", "vllm"]))]],
+    "info": [[("", ARM)]],
+    "push": [[("", ARM), ("", st.just("org/name"))]],
+    "bench": [[("", st.sampled_from(["decode", "shared", "speculative", "scaling", "train", "preferences"]))]],
+    "reproduce": [[("", st.sampled_from(["report", "lab", "all", "credit"])), ("--output", OUTPUT)]],
+    "demo": [[("--output", OUTPUT)]],
+    "env": [[]],
+    "completion": [[("", st.sampled_from(["bash", "fish", "x"]))]],
 }
-VALUES = {"model": MODEL, "tuned_model": MODEL, "reference_model": MODEL, "reward_model": ARM, "data": DATA}
-VALUES |= {"eval_data": DATA, "texts": DATA, "config": CONFIG, "output": OUTPUT, "figure": OUTPUT, "folder": ARM}
+VALUES = {"model": MODEL, "tuned_model": MODEL, "reference_model": MODEL, "reward_model": ARM, "folder": ARM}
+VALUES |= {"data": DATA, "eval_data": DATA, "texts": DATA, "input": DATA, "config": CONFIG}
+VALUES |= {"output": OUTPUT, "figure": OUTPUT}
 # these start services, change the process for good, or run until somebody stops them
 LEFT_OUT = {"full_determinism", "help", "log_level", "log_level_replica", "report_to", "dataset_num_proc"}
 LEFT_OUT |= {"dataloader_num_workers", "num_train_epochs", "tpu_num_cores", "debug", "trackio_space_id", "logging_dir"}
@@ -133,13 +140,13 @@ def command_lines(draw: st.DrawFn, command: str) -> list[str]:
     One word at most is from anywhere: with more, nearly all lines would end where they are parsed.
     """
     actions = [action for action in _actions(command) if action.dest not in LEFT_OUT]
-    options = list(LINES[command])
-    if options and not draw(st.integers(0, 4)):
+    options = list(draw(st.sampled_from(LINES[command])))
+    if options and draw(st.integers(0, 4)) == 4:
         del options[draw(st.integers(0, len(options) - 1))]
     for action in draw(st.lists(st.sampled_from(actions), max_size=3)) if actions else []:
         name = action.option_strings[0] if action.option_strings else ""
         options.append((name, st.just("") if action.nargs == 0 else _value(action)))
-    hostile = draw(st.integers(0, 2 * len(options)))
+    hostile = draw(st.integers(0, 2 * len(options))) - len(options) - 1
     words: list[str] = []
     for place, (name, value) in enumerate(options):
         given_value = draw(HOSTILE if place == hostile else value)
@@ -222,7 +229,8 @@ def _workplace() -> Iterator[None]:
 def _memory_limit() -> Iterator[None]:
     """Huge numbers shall fail to get memory, and not get all of it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, hard))
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + _MOST_MEMORY, hard))
     try:
         yield
     finally:
@@ -273,6 +281,8 @@ def _judge(command: str, status: int, err: str, shown: list[BaseException]) -> s
     lines = [line for line in err.splitlines() if line.strip() and not _BAR.search(line)]
     if status != 2 or len(lines) != 1 or not lines[0].startswith("genarm-hf: ") or len(shown) != 1:
         return f"status {status}, which is not one sentence:\n{err}"
+    if cli._is_memory(shown[0]):
+        return None  # the command says so in its own words
     reason = unclear(shown[0], TRAINING_SPEAKERS if command == "train" else SPEAKERS)
     if reason is None:
         return None
