@@ -173,8 +173,11 @@ class _Call:
     """
 
     def __init__(self, options: GenerateOptions, base: Any, tokenizer: Any, arms: list[Any], prompt: str) -> None:
+        from ..decoding.reward_models import check_base_positions
+
         self.options, self.base, self.tokenizer, self.arms = options, base, tokenizer, arms
         self.inputs = _encode(tokenizer, prompt, chat=not options.no_chat_template).to(base.device)
+        check_base_positions(base, self.inputs["input_ids"].shape[1], options.max_new_tokens)
         templates = [arm.config.prompt_template for arm in arms]
         # a reward model that was trained on prompts in a template of its own reads this one in it too
         self.reward_inputs = [

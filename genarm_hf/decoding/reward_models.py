@@ -186,6 +186,25 @@ def check_positions(model: Any, name: str, length: int, new_tokens: int = 0) -> 
     )
 
 
+def check_base_positions(model: Any, length: int, new_tokens: int) -> None:
+    """Refuse texts that outgrow a base's table of learned positions, where its forward fails, on a GPU for good.
+
+    Args:
+        model: the base.
+        length: tokens of the prompt.
+        new_tokens: tokens to be generated at most; the last of them is not read.
+
+    Raises:
+        ValueError: as said.
+    """
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if limit is not None and length + new_tokens - 1 > limit and _has_position_table(model, limit):
+        raise ValueError(
+            f"The base reads at most {limit} tokens (config.max_position_embeddings), and prompt ({length}) plus new "
+            f"tokens ({new_tokens}) are more. Shorten the prompt, or generate fewer tokens."
+        )
+
+
 def _has_position_table(model: nn.Module, limit: int) -> bool:
     """Learned positions (GPT-2, OPT with two extra rows) end where their table ends; rotary ones go on."""
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and limit <= m.num_embeddings <= limit + 2]

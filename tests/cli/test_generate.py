@@ -166,6 +166,18 @@ def test_empty_folder(command, tmp_path):
     assert f"`--reward-model` '{tmp_path}' could not be loaded" in command(PROMPT, arms=(tmp_path,), status=2)
 
 
+@pytest.mark.parametrize("alpha", ["0", "1"])
+def test_a_text_that_outgrows_the_bases_positions(command, tmp_path, alpha):
+    """Learned positions end where their table ends; the last new token is not read."""
+    tiny("gpt2", n_positions=8).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    err = command("--alpha", alpha, PROMPT, base=tmp_path, status=2)
+    assert "The base reads at most 8 tokens" in err and "prompt (3) plus new tokens (8) are more" in err
+    assert err.count("\n") == 1
+    assert "prompt (20)" in command("--alpha", alpha, "--max-new-tokens", "1", "w5 " * 20, base=tmp_path, status=2)
+    command("--alpha", alpha, "--max-new-tokens", "6", PROMPT, base=tmp_path)
+
+
 def test_another_vocabulary_is_refused(command, arm_dir, tmp_path):
     foreign = shutil.copytree(arm_dir, tmp_path / "foreign")
     build_tokenizer([*WORDS[:3], *WORDS[:2:-1]]).save_pretrained(foreign)
