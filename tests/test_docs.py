@@ -13,6 +13,7 @@ import sys
 import textwrap
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,22 @@ def test_links_lead_somewhere(page: Path) -> None:
         if not destination.exists() or not destination.is_relative_to(ROOT) or not has_anchor(destination, anchor):
             broken.append(target)
     assert not broken, f"{name(page)}: {broken}"
+
+
+def ragged(text: str) -> list[str]:
+    """Rows of tables that have more or fewer cells than the row above them."""
+    cells = [line.startswith("|") and len(re.findall(r"(?<!\\)\|", line.rstrip())) for line in text.splitlines()]
+    pairs = enumerate(pairwise(cells), 1)
+    return [text.splitlines()[place] for place, (one, other) in pairs if one and other and one != other]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=name)
+def test_rows_of_a_table_have_equally_many_cells(page: Path) -> None:
+    assert not ragged(_FENCE.sub("", page.read_text(encoding="utf-8")))
+
+
+def test_ragged_rows_are_found() -> None:
+    assert ragged("| a | b |\n|---|---|\n| `x\\|y` | 1 |\n| 2 |\n\n| one |\n") == ["| 2 |"]
 
 
 def unrun(text: str) -> list[str]:
