@@ -1,8 +1,11 @@
 """What `genarm-hf demo` found, for people and for programs: a table, replies side by side, a figure, `results.json`."""
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from ..files import written_whole
@@ -110,7 +113,7 @@ def next_steps(found: dict[str, Any]) -> str:
     alpha = max(row["alpha"] for row in found["guidance"])
     return f"""Now you. On the command line:
 
-  genarm-hf generate --model {base} --reward-model {arm} --alpha {alpha:g} --compare "{prompt}"
+{_activation()}  genarm-hf generate --model {base} --reward-model {arm} --alpha {alpha:g} --compare "{prompt}"
 
 In Python:
 
@@ -118,3 +121,9 @@ In Python:
   model, tokenizer = AutoModelForCausalLM.from_pretrained("{base}"), AutoTokenizer.from_pretrained("{base}")
   inputs, arm = tokenizer("{prompt}", return_tensors="pt"), AutoModel.from_pretrained("{arm}")
   print(tokenizer.decode(model.generate(**inputs, reward_models=[arm], alpha={alpha:g})[0]))"""
+
+
+def _activation() -> str:
+    """What to type before a command that is installed beside this Python and not on the path, as by `make demo`."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    return "" if which("genarm-hf") or not script.exists() else f"  . {os.path.relpath(script)}\n"

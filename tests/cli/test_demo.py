@@ -2,12 +2,13 @@
 
 import json
 import re
+import sys
 
 import pytest
 from transformers import AutoModel
 
 from genarm_hf import cli, playground
-from genarm_hf.cli import demo, experiment, main
+from genarm_hf.cli import demo, experiment, main, report
 
 TINY = ["--pairs", "24", "--prompts", "6", "--alphas", "0,1", "--samples", "1"]
 
@@ -80,6 +81,20 @@ def test_the_suggested_command_runs(tiny_demo, capsys):
     assert "guided (alpha 1)" in capsys.readouterr().out
 
 
+def test_what_is_not_on_the_path_is_activated_first(tiny_demo, tmp_path, monkeypatch):
+    """After `make demo` the commands are in .venv, where no shell looks."""
+    output, _ = tiny_demo
+    found = json.loads((output / "results.json").read_text())
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.setenv("PATH", "")
+    assert "\n\n  . .venv/bin/activate\n  genarm-hf generate" in report.next_steps(found)
+    monkeypatch.setattr(report, "which", lambda name: f"/somewhere/{name}")
+    assert "activate" not in report.next_steps(found)
+
+
 def test_interrupted_training_leaves_nothing(tmp_path, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -100,10 +115,6 @@ def test_output_that_is_in_the_way(tmp_path, capsys):
 
 
 def test_no_matplotlib_no_figure(tiny_demo, tmp_path, capsys, monkeypatch):
-    import sys
-
-    from genarm_hf.cli import report
-
     output, _ = tiny_demo
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     report.write(tmp_path, json.loads((output / "results.json").read_text()))
