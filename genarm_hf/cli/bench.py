@@ -3,13 +3,13 @@
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..files import written_whole
 from .files import check_figure
-from .loading import load_base, quiet
+from .loading import find_device, load_base, quiet
 from .parsing import CommandParser, UsageError, parse_numbers
 from .text import table
 
@@ -118,6 +118,7 @@ def _draw(options: BenchOptions, rows: list[dict[str, Any]]) -> None:
     print(f"Figure: {options.figure}")
 
 
+_PREFERENCES = ("data", "texts", "model", "folds", "beta", "learning_rate", "epochs", "length_normalize")
 # suites that an option is for; elsewhere it would be ignored without a word
 _ONLY = {
     "compile": ("decode", "shared"),
@@ -125,6 +126,7 @@ _ONLY = {
     "lengths": ("scaling",),
     "policies": ("speculative",),
     "figure": ("decode", "shared", "speculative", "scaling"),
+    **dict.fromkeys(_PREFERENCES, ("preferences",)),
 }
 
 
@@ -132,9 +134,11 @@ def _check(options: BenchOptions) -> None:
     """Everything that can be wrong before anything runs."""
     if options.suite not in SUITES:
         raise UsageError(f"bench: {options.suite!r} is no suite; the suites are {', '.join(SUITES)}.")
+    defaults = {one.name: one.default for one in fields(BenchOptions)}
     for name, suites in _ONLY.items():
-        if getattr(options, name) and options.suite not in suites:
-            raise UsageError(f"bench: `--{name}` is for {' and '.join(suites)}, not for {options.suite}.")
+        if getattr(options, name) != defaults[name] and options.suite not in suites:
+            option = name.replace("_", "-")
+            raise UsageError(f"bench: `--{option}` is for {' and '.join(suites)}, not for {options.suite}.")
     if options.dtype and options.dtype not in _DTYPES:
         raise UsageError(f"bench: `--dtype` must be one of {', '.join(_DTYPES)}, got {options.dtype!r}.")
     if options.suite == "preferences" and not (options.data and bool(options.texts) != bool(options.model)):
@@ -151,6 +155,7 @@ def _check(options: BenchOptions) -> None:
             raise UsageError(f"bench: `--{name}` must be at least 1, got {getattr(options, name)}.")
     if options.threads > _MOST_THREADS:
         raise UsageError(f"bench: `--threads` must be at most {_MOST_THREADS}, got {options.threads}.")
+    options.device = str(find_device(options.device))
     _axes(options)
     _lengths(options)
     _check_files(options)
