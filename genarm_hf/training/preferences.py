@@ -92,7 +92,8 @@ def load_preferences(
     peek = list(rows.select(range(min(_SURVEYED, len(rows)))) if hasattr(rows, "select") else islice(rows, _SURVEYED))
     columns = formats.survey(peek)
     if not columns:
-        raise ValueError(f"{label!r} has no rows with columns. Pass at least one preference pair.")
+        flaw = next((f": row {index} is bad, {row}" for index, row in enumerate(peek) if isinstance(row, BadRow)), "")
+        raise ValueError(f"{label!r} has no rows with columns{flaw}. Pass at least one preference pair.")
     form = formats.detect(columns, objective)
     repeats = formats.repeats_prompt(form, (row for row in peek if isinstance(row, Mapping)))
     found = {"columns": columns, "objective": objective, "repeats": repeats}
@@ -356,7 +357,7 @@ def _convert(
         except BadRow as error:
             if not skip:
                 raise ValueError(
-                    f"Row {index} of {label!r} is bad, {error}. Mend it, or leave such rows out: skip_bad_rows=True."
+                    f"Row {index} of {label!r} is bad, {error}. Mend it, or leave such rows out: `skip_bad_rows=True`."
                 ) from None
             records.append(blank | {_PROBLEM: error.reason})
     return {name: [record[name] for record in records] for name in (*names, *_FOUND)}

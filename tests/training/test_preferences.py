@@ -212,7 +212,7 @@ def sources(rows: list[Any], folder: Path) -> list[Any]:
 
 def test_a_bad_row_is_named(tmp_path: Path) -> None:
     for source in sources(BAD, tmp_path):
-        with pytest.raises(ValueError, match=r"Row 1 of .* is bad, empty response: 'chosen'.*skip_bad_rows=True"):
+        with pytest.raises(ValueError, match=r"Row 1 of .* is bad, empty response: 'chosen'.*`skip_bad_rows=True`"):
             load_preferences(source)
 
 
@@ -241,6 +241,9 @@ def test_lines_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Row 1 of .* is bad, not json"):
         load_preferences(lines)
     assert load_preferences(lines, skip_bad_rows=True)["prompt"][:] == ["a", "b"]
+    lines.write_text("{'prompt': 'a'}\n")
+    with pytest.raises(ValueError, match=r"has no rows with columns: row 0 is bad, not json: "):
+        load_preferences(lines)
     table = tmp_path / "a.csv"
     table.write_text("prompt,chosen,rejected\na,c,r\nb,c,r,r,r\nc,c\nd,c,r\n")
     with pytest.raises(ValueError, match=r"Row 1 of .* is bad, too many fields: 2 more than the header"):
