@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .files import check_place
 from .loading import quiet
 from .parsing import CommandParser, UsageError, check_seed, parse_numbers
 from .text import paragraph
@@ -83,6 +84,7 @@ def _check(options: DemoOptions) -> list[float]:
     for name in ("beta", "learning_rate"):
         if not 0 < getattr(options, name) < float("inf"):
             raise UsageError(f"`--{name.replace('_', '-')}` must be a positive number, got {getattr(options, name)}.")
+    check_place("--output", options.output)
     output, arm = Path(options.output), _arm_directory(options)
     if output.exists() and not output.is_dir():
         raise UsageError(f"`--output` must be a folder, and {options.output!r} is a file.")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..files import written_whole
-from .files import check_figure
-from .loading import find_device, load_judge, load_tokenizer, quiet
+from .files import check_figure, check_place
+from .loading import find_device, load_judge, load_tokenizer, look_at, quiet
 from .parsing import CommandParser, UsageError
 from .text import paragraph, table
 
@@ -145,6 +145,8 @@ def _check(options: EvaluateOptions) -> None:
         path = getattr(options, name)
         if path is not None and Path(path).is_dir():
             raise UsageError(f"`--{name}` must be a file, and {path!r} is a folder.")
+        if path is not None:
+            check_place(f"--{name}", path)
     if options.figure is not None:
         check_figure(options.figure)
     find_device(options.device)
@@ -152,8 +154,10 @@ def _check(options: EvaluateOptions) -> None:
 
 def _tokenizer(judge: _Judge) -> Any:
     """The judge's tokenizer. Both of its models are looked for, so that a wrong name is told before any is loaded."""
+    look_at([judge.name], judge.option)
     tokenizer = load_tokenizer(judge.option, judge.name)
     if judge.reference is not None:
+        look_at([judge.reference], "--reference-model")
         load_tokenizer("--reference-model", judge.reference)
     return tokenizer
 

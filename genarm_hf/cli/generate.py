@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from .loading import load_base, load_reward_model, quiet
+from .loading import load_base, load_reward_model, look_at, quiet
 from .parsing import CommandParser, UsageError, check_seed
 from .text import side_by_side, table
 
@@ -102,6 +102,7 @@ def run(options: GenerateOptions) -> None:
     _check_single(options)
     prompt = _read_prompt(options.prompt or "")
     with quiet():
+        look_at(options.reward_model)
         base, tokenizer = load_base(options.model, options.dtype, options.device, device_map=options.device_map)
         arms = [load_reward_model(name, base, options.model, options.dtype) for name in options.reward_model]
         call = _Call(options, base, tokenizer, arms, prompt)

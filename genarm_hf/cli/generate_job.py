@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .loading import load_base, load_reward_model, quiet
+from .files import check_place
+from .loading import load_base, load_reward_model, look_at, quiet
 from .parsing import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def run(options: "GenerateOptions") -> None:
     columns = {"prompt_column": options.prompt_column, "alpha_column": options.alpha_column}
     prompts = read_prompts(options.input or "", split=options.split, **columns)
     with quiet(), _out_of_memory():
+        look_at(options.reward_model)
         base, tokenizer = load_base(options.model, options.dtype, _device(options), device_map=options.device_map)
         arms = [load_reward_model(name, base, options.model, options.dtype) for name in options.reward_model]
         models = {
@@ -67,6 +69,7 @@ def _check(options: "GenerateOptions") -> Path:
     output = Path(options.output)
     if output.suffix != ".jsonl" or (output.exists() and not output.is_file()):
         raise UsageError(f"`--output` must be a file that ends in .jsonl, got {options.output!r}.")
+    check_place("--output", options.output)
     if output.exists() and Path(options.input or "").exists() and output.samefile(options.input or ""):
         raise UsageError("`--output` is the file of `--input`, which would be overwritten. Choose another one.")
     return output

@@ -1,8 +1,9 @@
 """Models from names on the command line, and one sentence where that fails."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,13 +45,37 @@ def load_base(
     Raises:
         UsageError: one of them is not there.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     place = find_device(device)
     spread = {} if device_map is None else {"device_map": device_map}
     model = _load(option, name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **spread))
-    tokenizer = _load(option, name, lambda: AutoTokenizer.from_pretrained(name))
+    tokenizer = load_tokenizer(option, name)
     return (model.to(place) if device_map is None else model).eval(), tokenizer
+
+
+def look_at(names: Sequence[str], option: str = "--reward-model") -> None:
+    """Read the configurations of reward models: a wrong name is then said before the base, which is larger, is loaded.
+
+    Args:
+        names: folders or hub names.
+        option: what named them.
+
+    Raises:
+        UsageError: one of them is not there, or no causal LM.
+    """
+    from ..adapters import ADAPTER_CONFIG, check_adapter
+    from ..loading import Repository, load_config
+
+    def look(name: str) -> None:
+        repo = Repository.open(name, {})
+        fields = repo.json(ADAPTER_CONFIG)
+        if fields is not None:
+            check_adapter(fields, name)
+        load_config(repo, None, fields, False)
+
+    for name in names:
+        _load(option, name, partial(look, name))
 
 
 def load_reward_model(name: str, base: Any, base_name: str, dtype: str, option: str = "--reward-model") -> Any:
@@ -186,4 +211,5 @@ def _load(option: str, name: str, load: Callable[[], T]) -> T:
     except MemoryError:
         raise
     except Exception as error:  # whatever the libraries underneath run into, where a file holds what it should not
-        raise UsageError(f"`{option}` {name!r} could not be loaded: {reason(error)}") from error
+        said = reason(error).removeprefix(f"{name!r} could not be loaded: ")
+        raise UsageError(f"`{option}` {name!r} could not be loaded: {said}") from error

@@ -11,6 +11,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
+from .files import check_place
 from .loading import _adapter_base, load_tokenizer, quiet
 from .parsing import CommandParser, UsageError, check_seed
 from .text import table
@@ -251,6 +252,7 @@ def _require_bitsandbytes() -> None:
 
 def _check_output(options: TrainOptions, checkpoint: str | None) -> None:
     path = Path(options.output)
+    check_place("--output", options.output)
     if path.exists() and not path.is_dir():
         raise UsageError(f"`--output` must be a folder, and {options.output!r} is a file.")
     if checkpoint is not None and not Path(checkpoint).is_dir():

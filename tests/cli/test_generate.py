@@ -178,6 +178,20 @@ def test_a_text_that_outgrows_the_bases_positions(command, tmp_path, alpha):
     command("--alpha", alpha, "--max-new-tokens", "6", PROMPT, base=tmp_path)
 
 
+@pytest.mark.parametrize("job", [False, True])
+def test_a_wrong_reward_model_is_told_before_the_base_is_loaded(command, base_dir, tmp_path, monkeypatch, job):
+    def load(*args, **kwargs):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    shutil.copy(base_dir / "config.json", classifier := tmp_path / "config.json")
+    classifier.write_text(classifier.read_text().replace("ForCausalLM", "ForSequenceClassification"))
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": PROMPT}))
+    many = ["--input", str(tmp_path / "prompts.jsonl"), "--output", str(tmp_path / "replies.jsonl")]
+    err = command(*(many if job else [PROMPT]), arms=(base_dir, tmp_path), status=2)
+    assert "is a LlamaForSequenceClassification, not a causal LM" in err
+
+
 def test_another_vocabulary_is_refused(command, arm_dir, tmp_path):
     foreign = shutil.copytree(arm_dir, tmp_path / "foreign")
     build_tokenizer([*WORDS[:3], *WORDS[:2:-1]]).save_pretrained(foreign)
