@@ -4,6 +4,7 @@ Every subcommand is a module with `parser()` and `run(options)`; it parses, call
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -39,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit status: 0; 1 where `doctor` finds that models do not fit; 2 for bad input (one sentence on stderr, with
         `GENARM_HF_DEBUG=1` the traceback); 130 after Ctrl-C.
     """
+    names: dict[str, str] = {}  # of the command's options, once they are known
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        return _dispatch(list(sys.argv[1:] if argv is None else argv), names)
     except SystemExit as end:  # argparse ends --help and --version so
         return int(end.code or 0)
     except KeyboardInterrupt:
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("GENARM_HF_DEBUG"):
             raise
-        print(f"genarm-hf: {_one_sentence(error)}", file=sys.stderr)
+        print(f"genarm-hf: {_as_options(_one_sentence(error), names)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if os.environ.get("GENARM_HF_DEBUG") or not _is_memory(error):
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], names: dict[str, str]) -> int:
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help"):
         print(_overview())
@@ -71,7 +73,9 @@ def _dispatch(argv: list[str]) -> int:
         print(f"genarm-hf {__version__}")
     elif command in COMMANDS:
         module = import_module(f".{command}", __name__)
-        return module.run(module.parser().parse(argv[1:])) or 0
+        parser = module.parser()
+        names.update(parser.names())
+        return module.run(parser.parse(argv[1:])) or 0
     else:
         raise UsageError(
             f"{command!r} is not a command; the commands are {', '.join(COMMANDS)} (see `genarm-hf --help`)."
@@ -105,3 +109,25 @@ def _is_memory(error: BaseException) -> bool:
 def _one_sentence(error: BaseException) -> str:
     """An error's message on one line (those of transformers run over several)."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _as_options(said: str, names: dict[str, str]) -> str:
+    """An error of the library in words of the command line.
+
+    Args:
+        said: it names arguments of Python.
+        names: what the command calls them.
+
+    Example:
+        >>> _as_options("No pair fits into `max_length=3`.", {"max_length": "--max-length"})
+        'No pair fits into `--max-length 3`.'
+    """
+    names = {"source": names.get("data") or names.get("input") or "source"} | names
+
+    def option(argument: re.Match) -> str:
+        name, value = argument.groups()
+        if name not in names:
+            return argument[0]
+        return f"`{names[name]} {value}`" if value not in (None, "True") else f"`{names[name]}`"
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", option, said)

@@ -37,7 +37,7 @@ def run(options: InfoOptions) -> None:
     name = options.repo
     if not name.strip():
         raise UsageError("the repository's name is empty.")
-    single = Path(name).is_dir() or ("/" in name and not is_collection(name))
+    single = Path(name).exists() or ("/" in name and not is_collection(name))
     if not single and options.revision is not None:
         raise UsageError(f"`--revision` is one repository's, and {name!r} is an owner or a collection.")
     with quiet():

@@ -25,7 +25,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults are shown where they say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, [], False) else super()._get_help_string(action)
+        silent = action.default in (None, [], "") or action.default is False  # 0 is equal to False, and says something
+        return action.help if silent else super()._get_help_string(action)
 
 
 class CommandParser(HfArgumentParser):
@@ -103,6 +104,10 @@ class CommandParser(HfArgumentParser):
         for name, _ in self.positional:
             setattr(options, name, getattr(extra[0], name))
         return options, vars(extra[0]) if extra else {}
+
+    def names(self) -> dict[str, str]:
+        """What options are called on the command line, by what they are called in Python."""
+        return {action.dest: action.option_strings[0] for action in self._actions if action.option_strings}
 
     def written_out(self, path: str) -> list[str]:
         """A yaml file with an option's name and value in each line, as arguments of a command line.

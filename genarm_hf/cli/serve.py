@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .compose import ComposeOptions, summary, write_folder
 from .parsing import CommandParser, UsageError
@@ -58,6 +58,12 @@ class _Parser(CommandParser):
         options = super().parse(argv[:end])
         options.passed_on = list(argv[end + 1 :])
         return options
+
+    def error(self, message: str) -> NoReturn:
+        """As in [`CommandParser`]; an option that is not ours is most likely the engine's."""
+        is_unknown = message.startswith("unrecognized arguments: -")
+        hint = "; what is the engine's goes behind `--`, as in `genarm-hf serve DIR -- --port 8000`"
+        super().error(message + hint if is_unknown else message)
 
 
 def parser() -> CommandParser:

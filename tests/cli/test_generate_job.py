@@ -77,7 +77,7 @@ def test_several_samples(command, tmp_path):
     assert len(lines) == 72 and len({line["reply"] for line in lines if line["id"] == "row 0"}) == 3
     command("--samples", "3", "--temperature", "3", "--alpha", "1", "--seed", "4", output="again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
-    assert "`samples` must be 1 where nothing is drawn, got 2" in command(
+    assert "`--samples` must be 1 where nothing is drawn, got 2" in command(
         "--samples", "2", "--temperature", "0", output="none.jsonl", status=2
     )
 

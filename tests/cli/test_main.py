@@ -41,6 +41,7 @@ def test_every_command_has_help(capsys, command):
         (["demo", "--seed", "-1"], "`--seed` must be at least 0 and below 2**32, got -1"),
         (["demo", "--pairs", "9" * 30], "argument --pairs: must be a whole number of at most 64 bits, got 999"),
         (["bench", "decode", "--threads", "100000"], "`--threads` must be at most 1024, got 100000"),
+        (["bench", "decode", "--device", "abacus"], "`--device` must name a device of this machine"),
         (["generate"], "required: --model"),
         (["generate", "--model", "m", "text"], "`--reward-model` is missing"),
     ],
@@ -60,7 +61,7 @@ def test_traceback_on_request(monkeypatch):
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (OSError("no\n  space"), 2)])
 def test_errors_of_commands(capsys, monkeypatch, error, status):
-    def fail(argv):
+    def fail(*_):
         raise error
 
     monkeypatch.setattr(cli, "_dispatch", fail)
@@ -79,7 +80,7 @@ def test_errors_of_commands(capsys, monkeypatch, error, status):
     ],
 )
 def test_memory_that_runs_out(capsys, monkeypatch, error):
-    def fail(argv):
+    def fail(*_):
         raise error
 
     monkeypatch.setattr(cli, "_dispatch", fail)
@@ -91,9 +92,16 @@ def test_memory_that_runs_out(capsys, monkeypatch, error):
 def test_mistakes_of_ours_are_not_hidden(monkeypatch):
     for kind in (AttributeError, RuntimeError):
 
-        def fail(argv, kind=kind):
+        def fail(*_, kind=kind):
             raise kind("a mistake")
 
         monkeypatch.setattr(cli, "_dispatch", fail)
         with pytest.raises(kind):
             main([])
+
+
+def test_a_file_is_not_looked_for_on_the_hub(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    assert main(["info", "notes.txt"]) == 2
+    assert "'notes.txt' is not a directory" in capsys.readouterr().err

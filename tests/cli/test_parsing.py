@@ -14,6 +14,8 @@ class Options:
     names: list[str] = field(default_factory=list, metadata={"help": "names", "action": "append"})
     be_loud: bool = field(default=False, metadata={"help": "a flag"})
     some_number: int | None = field(default=None, metadata={"help": "a number"})
+    seed: int = field(default=0, metadata={"help": "a seed"})
+    folder: str = field(default="", metadata={"help": "a folder"})
     text: str = field(init=False)
 
 
@@ -51,6 +53,12 @@ def test_repeated_options_are_lists_that_do_not_swallow_the_text():
 
 def test_flags_do_not_swallow_the_text():
     assert parse("--model m --be-loud true").text == "true"
+
+
+def test_help_shows_the_defaults_that_say_something():
+    parser = CommandParser(Options, "test", "A test.", positional=("text", "a text"))
+    said = " ".join(parser.format_help().split())
+    assert "a seed (default: 0)" in said and said.count("(default:") == 1
 
 
 def test_options_are_not_abbreviated():

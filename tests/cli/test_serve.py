@@ -68,7 +68,7 @@ def test_models_are_composed_first_and_keep_the_name_they_were_given(base_dir, a
         (["DIR", "--model", "x"], "one of them"),
         (["DIR", "--alpha", "0.5"], "belong to `--model`"),
         (["DIR", "--engine", "tgi"], "must be one of vllm, transformers; got 'tgi'"),
-        (["DIR", "--port", "8001"], "unrecognized arguments"),
+        (["DIR", "--port", "8001"], "unrecognized arguments: --port 8001; what is the engine's goes behind `--`"),
         (["DIR", "--", "--model=other"], "served unguided"),
         (["DIR", "--", "other"], "served unguided"),
         (["--model", "BASE"], "`--reward-model` is missing"),

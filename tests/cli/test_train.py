@@ -328,7 +328,7 @@ def test_bad_files(text: str, said: str, tmp_path: Path) -> None:
         (["--full", "--load-in-4bit"], "Drop one."),
         (["--resume", "--overwrite"], "Choose one."),
         (["--resume-from-checkpoint", "nowhere"], "there is no folder 'nowhere'"),
-        (["--beta", "-1"], "`beta` must be a positive number"),
+        (["--beta", "-1"], "`--beta` must be a positive number"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--lr-scheduler-kwargs", "{"], "`--lr-scheduler-kwargs` '{' is no json object"),
         (["--lr-scheduler-kwargs", "[1]"], "`--lr-scheduler-kwargs` must be a json object, got '[1]'"),
@@ -339,7 +339,7 @@ def test_bad_files(text: str, said: str, tmp_path: Path) -> None:
         (["--gradient-accumulation-steps", "0"], "`--gradient-accumulation-steps` must be at least 1, got 0"),
         (["--seed", "-1"], "`--seed` must be at least 0 and below 2**32, got -1"),
         (["--config", "nowhere.yaml"], "`--config` 'nowhere.yaml' could not be read"),
-        (["--loss-type", "square"], "`loss_type` must be one of"),
+        (["--loss-type", "square"], "`--loss-type` must be one of"),
         (
             ["--max-pairs", "1"],
             "same prompt, so no split can keep it out of one part. Hold none out with `--eval-size 0`",
