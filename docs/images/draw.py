@@ -1,6 +1,7 @@
 """Draws the measured pictures of the concept pages into this folder: python docs/images/draw.py (five minutes).
 
-Everything in them is computed in the playground: reward models are trained, and guide its base.
+Everything in them is computed in the playground: reward models are trained, and guide its base. The picture of
+several objectives is drawn from the table of its page.
 """
 
 import tempfile
@@ -111,6 +112,30 @@ def draw_alpha(points: dict[str, dict[str, list[float]]]) -> None:
     save("alpha")
 
 
+def read_trade_offs() -> list[list[float]]:
+    """The rows of the table of how-to/multi-objective.md, which examples/02_multi_objective.py measured."""
+    page = (FOLDER.parent / "how-to" / "multi-objective.md").read_text(encoding="utf-8")
+    rows = page.split("| alpha helpful |")[1].split("\n\n")[0].splitlines()[2:]
+    return [[float(cell) for cell in row.strip("| ").split("|")] for row in rows]
+
+
+def draw_trade_off(rows: list[list[float]]) -> None:
+    """Both objectives against each other: the base, and what the two reward models make of it in each mixture."""
+    (*_, base_helpful, base_harmless), *mixtures = rows
+    _, panel = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    panel.axvline(base_harmless, color=OTHER, linewidth=0.8, zorder=0)
+    panel.axhline(base_helpful, color=OTHER, linewidth=0.8, zorder=0)
+    panel.plot([row[3] for row in mixtures], [row[2] for row in mixtures], "o-", color=GUIDED)
+    for alpha_helpful, alpha_harmless, helpful, harmless in mixtures:
+        label = f"{alpha_helpful:g}, {alpha_harmless:g}"
+        panel.annotate(label, (harmless, helpful), xytext=(7, 5), textcoords="offset points", color=GUIDED)
+    panel.plot(base_harmless, base_helpful, "s", color=BASE, markersize=9)
+    panel.annotate("base", (base_harmless, base_helpful), xytext=(9, -16), textcoords="offset points", color=BASE)
+    panel.set(xlabel="harmless, points", ylabel="helpful, points", title="at each point: alpha of helpful, of harmless")
+    panel.margins(x=0.12, y=0.1)
+    save("trade-off")
+
+
 def save(name: str) -> None:
     """Without a date, so that drawing again changes what has changed."""
     plt.savefig(FOLDER / f"{name}.svg", metadata={"Date": None}, facecolor="w")
@@ -119,6 +144,7 @@ def save(name: str) -> None:
 
 def main() -> None:
     """Trains the reward models, then draws."""
+    draw_trade_off(read_trade_offs())
     base, tokenizer = playground.load_base(), playground.load_tokenizer()
     arm = train(base, tokenizer, "harmless", pairs=512, epochs=1)
     draw_step(base, arm, tokenizer)
