@@ -214,6 +214,7 @@ def _check(options: TrainOptions) -> None:
     if options.load_in_4bit:
         _require_bitsandbytes()
     _check_json(training)
+    _check_optim_args(training["optim_args"])
     _check_output(options, training["resume_from_checkpoint"])
 
 
@@ -232,6 +233,11 @@ def _check_json(training: dict[str, Any]) -> None:
             raise UsageError(f"`{_option(name)}` {value!r} is no json object, nor a file of one: {error}") from error
         if not isinstance(found, dict):
             raise UsageError(f"`{_option(name)}` must be a json object, got {value!r}.")
+
+
+def _check_optim_args(given: str | None) -> None:
+    if given and any(part.count("=") != 1 for part in given.split(",")):
+        raise UsageError(f"`--optim-args` must be `name=value`, several with commas between, got {given!r}.")
 
 
 def _option(name: str) -> str:

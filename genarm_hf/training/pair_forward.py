@@ -206,6 +206,9 @@ def choose_method(backbone: nn.Module, share_prompts: bool = True) -> Method:
     Args:
         backbone: the causal LM or PEFT model, not wrapped.
         share_prompts: False: do not even try.
+
+    Raises:
+        ValueError: the model's log-probabilities are no numbers.
     """
     causal_lm = unwrap(backbone)
     reason = why_not_shared(causal_lm) if share_prompts else None
@@ -216,6 +219,11 @@ def choose_method(backbone: nn.Module, share_prompts: bool = True) -> Method:
         return methods[0] if known else Method(False, False, "its weights are sharded, and its type is not a known one")
     with evaluating(backbone), torch.no_grad():
         expected, noise = _trial(backbone, Method(False, False)), _noise(causal_lm)
+        if not expected.isfinite().all():
+            raise ValueError(
+                "The log-probabilities of the model are no finite numbers: its weights are broken, or its "
+                "`dtype` is too narrow for them (try float32)."
+            )
         for method in methods:
             try:
                 found = _trial(backbone, method)

@@ -106,6 +106,7 @@ class ARMTrainer(WholeSaves):
             processing_class = _find_tokenizer(model)
         backbone, origin = _open(model, peft_config)
         backbone = _trainable(backbone, args, peft_config)
+        _check_dropout(unwrap(backbone).config)
         self._origin, self._encode = origin, _pair_tokenizer(processing_class, backbone, origin, args)
         # where the pairs came from, for the model card; whoever knows may say
         self.data_source: str | None = None
@@ -412,6 +413,17 @@ class _PairMeans:
             return {}
         count, *totals = self._reduce(sums, reduction="sum").tolist()
         return {name: total / count for name, total in zip(FIGURES, totals, strict=True) if name in METRICS}
+
+
+def _check_dropout(config: Any) -> None:
+    """Refuse shares that are none, which fail in the first forward of training and in no other.
+
+    Raises:
+        ValueError: as said.
+    """
+    for name, value in config.get_text_config(decoder=True).to_dict().items():
+        if "drop" in name and isinstance(value, (int, float)) and not 0 <= value <= 1:
+            raise ValueError(f"`{name}` in the model's config.json must be between 0 and 1, got {value}.")
 
 
 def _use_one_device(args: ARMTrainingArguments) -> None:

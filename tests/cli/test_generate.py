@@ -173,7 +173,6 @@ def test_a_text_that_outgrows_the_bases_positions(command, tmp_path, alpha):
     build_tokenizer().save_pretrained(tmp_path)
     err = command("--alpha", alpha, PROMPT, base=tmp_path, status=2)
     assert "The base reads at most 8 tokens" in err and "prompt (3) plus new tokens (8) are more" in err
-    assert err.count("\n") == 1
     assert "prompt (20)" in command("--alpha", alpha, "--max-new-tokens", "1", "w5 " * 20, base=tmp_path, status=2)
     command("--alpha", alpha, "--max-new-tokens", "6", PROMPT, base=tmp_path)
 

@@ -336,6 +336,7 @@ def test_bad_files(text: str, said: str, tmp_path: Path) -> None:
             ["--accelerator-config", "nowhere.json"],
             "`--accelerator-config` 'nowhere.json' is no json object, nor a file",
         ),
+        (["--optim-args", "1"], "`--optim-args` must be `name=value`, several with commas between, got '1'"),
         (["--gradient-accumulation-steps", "0"], "`--gradient-accumulation-steps` must be at least 1, got 0"),
         (["--seed", "-1"], "`--seed` must be at least 0 and below 2**32, got -1"),
         (["--config", "nowhere.yaml"], "`--config` 'nowhere.yaml' could not be read"),

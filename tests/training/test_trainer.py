@@ -179,6 +179,12 @@ def test_datasets_of_several_kinds(base: Any, tokenizer: Any, tmp_path: Path) ->
     assert losses[0] == losses[1] == losses[2]
 
 
+def _broken() -> Any:
+    model = tiny()
+    torch.nn.init.constant_(model.lm_head.weight, float("nan"))
+    return model
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -186,6 +192,8 @@ def test_datasets_of_several_kinds(base: Any, tokenizer: Any, tmp_path: Path) ->
         ({"model": LlamaForSequenceClassification(tiny().config)}, TypeError, "not a causal LM"),
         ({"model": 3}, TypeError, "`model` must be a causal LM.*got int"),
         ({"args": TrainingArguments("out", use_cpu=True)}, TypeError, "`args` must be ARMTrainingArguments"),
+        ({"model": tiny(attention_dropout=-1)}, ValueError, "`attention_dropout` .* between 0 and 1, got -1"),
+        ({"model": _broken()}, ValueError, "log-probabilities of the model are no finite numbers"),
         ({"processing_class": None}, ValueError, "`train_dataset` holds text, which needs a tokenizer"),
         ({"model": tiny().requires_grad_(False)}, ValueError, "no parameter with `requires_grad`"),
         ({"train_dataset": [{"prompt": "w3"}]}, ValueError, "Row 0 of `train_dataset` has no column 'chosen'"),
