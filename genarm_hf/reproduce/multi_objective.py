@@ -55,7 +55,7 @@ REFERENCE = (-8.0, -5.0)
 """Points below these count for nothing: two to four standard deviations of a reply's points below the base."""
 _POINTS = "Points of the fronts"
 _FRONTS = "Fronts: computed of their points, anew for each resample"
-_COSTS = "What a front takes: all trade-offs, all prompts"
+_COSTS = "What a front takes: all trade-offs, all prompts; in brackets the least and the most that a seed took"
 _TUNING = "Tuning: fronts on dev prompts"
 _AREA, _LEAD, _DISTANCE = "hypervolume", "hypervolume of GenARM minus it", "distance to the best front (IGD)"
 _KL = "mean KL to base"
@@ -75,9 +75,26 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     return [
         *summarise(replies, ("system", "weight of helpful"), (*OBJECTIVES, "kl"), table=_POINTS),
         *front_rows(replies, chosen(tuning)),
-        *summarise([one for one in samples if _PASSES in one], ("system",), FIELDS, ("seed",), table=_COSTS),
+        *cost_rows([one for one in samples if _PASSES in one]),
         *tuning,
     ]
+
+
+def cost_rows(samples: Sequence[Sample]) -> list[Row]:
+    """A row a system: means over seeds, of which there may be one, with the least and the most for an interval.
+
+    Args:
+        samples: a line for each system and seed, with `FIELDS`.
+    """
+    rows = []
+    for system in dict.fromkeys(one["system"] for one in samples):
+        own = {name: [one[name] for one in samples if one["system"] == system] for name in FIELDS}
+        values = {
+            name: {"mean": sum(some) / len(some), "low": min(some), "high": max(some), "count": len(some)}
+            for name, some in own.items()
+        }
+        rows.append({"table": _COSTS, "where": {"system": system}, "values": values})
+    return rows
 
 
 def chosen(tuning: Sequence[Row]) -> str:

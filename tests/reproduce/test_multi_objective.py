@@ -136,6 +136,15 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 0
 
 
+def test_what_a_front_takes_is_told_with_one_seed_too():
+    one, other = {name: 1.0 for name in claim.FIELDS}, {name: 4.0 for name in claim.FIELDS}
+    (row,) = claim.cost_rows([{"system": "a", **one}, {"system": "a", **other}])
+    assert row["where"] == {"system": "a"} and row["table"] == claim._COSTS
+    assert all(value == {"mean": 2.5, "low": 1.0, "high": 4.0, "count": 2} for value in row["values"].values())
+    (alone,) = claim.cost_rows([{"system": "a", **one}])
+    assert all(value == {"mean": 1.0, "low": 1.0, "high": 1.0, "count": 1} for value in alone["values"].values())
+
+
 @pytest.mark.slow
 def test_every_system_runs(tmp_path, monkeypatch):
     pytest.importorskip("trl")
