@@ -137,7 +137,7 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
 
 
 def test_what_a_front_takes_is_told_with_one_seed_too():
-    one, other = {name: 1.0 for name in claim.FIELDS}, {name: 4.0 for name in claim.FIELDS}
+    one, other = dict.fromkeys(claim.FIELDS, 1.0), dict.fromkeys(claim.FIELDS, 4.0)
     (row,) = claim.cost_rows([{"system": "a", **one}, {"system": "a", **other}])
     assert row["where"] == {"system": "a"} and row["table"] == claim._COSTS
     assert all(value == {"mean": 2.5, "low": 1.0, "high": 4.0, "count": 2} for value in row["values"].values())
