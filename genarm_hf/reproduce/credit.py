@@ -98,7 +98,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 def _point(lab: Lab, cell: Mapping[str, Any]) -> Iterator[Sample]:
     """What every system says of every reply, for one objective and seed."""
     objective, seed = cell["objective"], cell["seed"]
-    replies = [plant(objective, prompt, seed) for prompt in lab.prompts[:150]]
+    replies = [plant(objective, prompt, seed) for prompt in lab.prompts]
     training = ArmTraining(objective, seed, lab.pairs_to_train_on, learning_rate=lab.reward_rate)
     credits = _credits(lab, training, replies)
     for number, one in enumerate(replies):

@@ -75,7 +75,10 @@ def judged(
 
 def _worth(lab: Lab, lines: Sequence[Mapping[str, Any]], objective: str, policy: Any) -> list[Sample]:
     base = [sum(row) for row in reply_logprobs(lab.strong, lab.tokenizer, lines, BATCH)]
-    own = [sum(row) for row in reply_logprobs(policy, lab.tokenizer, lines, BATCH)] if policy is not None else None
+    own = None
+    if policy is not None:
+        read = policy is not lab.strong
+        own = [sum(row) for row in reply_logprobs(policy, lab.tokenizer, lines, BATCH)] if read else base
     return [
         {
             "reply": line["reply"],

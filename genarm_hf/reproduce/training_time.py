@@ -64,11 +64,6 @@ _OWN, _OTHER, _LEAD = "GenARM", "the other", "GenARM minus it"
 Array = NDArray[np.float64]
 
 
-def prompts(lab: Lab) -> list[str]:
-    """Half of them, as there are so many systems."""
-    return lab.prompts[: len(lab.prompts) // 2]
-
-
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     """Train, let all reply, and compare at equal KL."""
     cells = [
@@ -89,7 +84,7 @@ def _reply(lab: Lab, cell: Mapping[str, Any]) -> list[Sample]:
         alpha = SETTINGS[cell["system"]][cell["setting"]]["alpha"]
         drawn = sampled(lab, policy, temperature=1 / (1 + alpha))
         policy = guide(policy, [AutoregressiveRewardModel.from_backbone(policy)], alpha=alpha)  # the same distribution
-    return judged(lab, drawn, prompts(lab), cell["seed"], OBJECTIVE, policy)
+    return judged(lab, drawn, lab.prompts, cell["seed"], OBJECTIVE, policy)
 
 
 def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:

@@ -21,7 +21,7 @@ from .models import ArmTraining, trained_arm
 from .policies import PolicyTraining, trained_policy
 from .replies import KL, QUALITY, REWARD, judged, sampled
 from .samples import SAMPLES, Row, Sample, collect, grid, summarise
-from .training_time import DPO, OBJECTIVE, SETTINGS, prompts, training
+from .training_time import DPO, OBJECTIVE, SETTINGS, training
 
 TITLE = "Weak to strong"
 CLAIM = "A weak ARM guides a strong base without training it, and recovers over 70 % of what training it gains."
@@ -56,7 +56,7 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
         for setting in settings.get(name, ("",))
         for seed in lab.seeds
     ]
-    samples = collect(output / SAMPLES, cells, lambda cell: _reply(lab, cell, prompts(lab)), progress)
+    samples = collect(output / SAMPLES, cells, lambda cell: _reply(lab, cell, lab.prompts), progress)
     return [*with_gaps(summarise(samples, ("system", "setting"), QUALITY, table=_SYSTEMS), samples), *tuning]
 
 
