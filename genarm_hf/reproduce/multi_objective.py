@@ -5,18 +5,20 @@ same pairs. How far each front is from the base is in the table. Every system gi
 alone to helpfulness alone:
 
 - GenARM: alphas of both ARMs in these shares, summing up to 1, or to 2 (which costs it nothing to try);
+- GenARM with the DPO models as its ARMs: their loss is the ARM's with the base as a reference, and they are the very
+  models that the systems below combine otherwise;
 - MOD (arXiv 2406.18853): both DPO models mixed token by token, with weights likewise;
 - Rewarded Soups (arXiv 2306.04488): their weights averaged;
 - retrained: a DPO model for each trade-off, on labels of a judge who weighs the two objectives so.
 
 How good they are together is the area that they dominate (hypervolume), and how far they are from the best points
 of all systems (inverted generational distance). GenARM is compared with the others at the sum of the largest
-hypervolume on dev prompts; they are shown at all of theirs. Intervals resample prompts and seeds, with a front for each
-resample.
+hypervolume on dev prompts, with either kind of ARM; they are shown at all of theirs. Intervals resample prompts and
+seeds, with a front for each resample.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -48,8 +50,9 @@ OBJECTIVES = HELPFUL, HARMLESS = ("helpful", "harmless")
 BASE, SOUPS, RETRAINED = "base", "Rewarded Soups of DPO models", "DPO, one model a weight"
 TOTALS = (1.0, 2.0)
 GENARM = {f"GenARM, alphas sum to {total:g}": total for total in TOTALS}
+DPO_ARMS = {f"GenARM, ARMs trained by DPO, sum {total:g}": total for total in TOTALS}
 MOD = {f"MOD of DPO models, sum {total:g}": total for total in TOTALS}
-FRONTS = (*GENARM, *MOD, SOUPS, RETRAINED)
+FRONTS = (*GENARM, *DPO_ARMS, *MOD, SOUPS, RETRAINED)
 DEV = "dev.jsonl"
 REFERENCE = (-8.0, -5.0)
 """Points below these count for nothing: two to four standard deviations of a reply's points below the base."""
@@ -57,7 +60,9 @@ _POINTS = "Points of the fronts"
 _FRONTS = "Fronts: computed of their points, anew for each resample"
 _COSTS = "What a front takes: all trade-offs, all prompts; in brackets the least and the most that a seed took"
 _TUNING = "Tuning: fronts on dev prompts"
-_AREA, _LEAD, _DISTANCE = "hypervolume", "hypervolume of GenARM minus it", "distance to the best front (IGD)"
+_AREA, _DISTANCE = "hypervolume", "distance to the best front (IGD)"
+_LEAD, _DPO_LEAD = "hypervolume of GenARM minus it", "hypervolume of GenARM with ARMs trained by DPO minus it"
+_LEADS = {_LEAD: GENARM, _DPO_LEAD: DPO_ARMS}
 _KL = "mean KL to base"
 _TRAINED, _CALLS, _PASSES, _SECONDS = FIELDS = ("models trained", "generate() calls", "passes over weights", "seconds")
 
@@ -65,16 +70,16 @@ _TRAINED, _CALLS, _PASSES, _SECONDS = FIELDS = ("models trained", "generate() ca
 def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     """Draw every system's replies at every weight, and compare the fronts."""
     size = sizes(lab)
-    tuned = [{"system": system, "seed": 0, **size} for system in GENARM]
+    tuned = [{"system": system, "seed": 0, **size} for system in (*GENARM, *DPO_ARMS)]
     dev_prompts, prompts = (some[: size["prompts"]] for some in (lab.dev_prompts, lab.prompts))
     dev = collect(output / DEV, tuned, lambda cell: _draw(lab, cell, dev_prompts), progress)
     tuning = tuning_rows([one for one in dev if "prompt" in one])
-    cells = [{"system": system, "seed": seed, **size} for system in (BASE, *FRONTS) for seed in lab.seeds[:3]]
+    cells = [{"system": system, "seed": seed, **size} for system in (BASE, *FRONTS) for seed in lab.seeds]
     samples = collect(output / SAMPLES, cells, lambda cell: _draw(lab, cell, prompts), progress)
     replies = [one for one in samples if "prompt" in one]
     return [
         *summarise(replies, ("system", "weight of helpful"), (*OBJECTIVES, "kl"), table=_POINTS),
-        *front_rows(replies, chosen(tuning)),
+        *front_rows(replies, {lead: chosen(tuning, family) for lead, family in _LEADS.items()}),
         *cost_rows([one for one in samples if _PASSES in one]),
         *tuning,
     ]
@@ -97,9 +102,10 @@ def cost_rows(samples: Sequence[Sample]) -> list[Row]:
     return rows
 
 
-def chosen(tuning: Sequence[Row]) -> str:
-    """GenARM with the sum of alphas that dominates most on dev prompts."""
-    return max(tuning, key=lambda row: row["values"][_AREA]["mean"])["where"]["system"]
+def chosen(tuning: Sequence[Row], family: Container[str]) -> str:
+    """Of GenARM with one kind of ARM, the sum of alphas that dominates most on dev prompts."""
+    own = [row for row in tuning if row["where"]["system"] in family]
+    return max(own, key=lambda row: row["values"][_AREA]["mean"])["where"]["system"]
 
 
 def sizes(lab: Lab) -> dict[str, int]:
@@ -109,42 +115,49 @@ def sizes(lab: Lab) -> dict[str, int]:
 
 def answer(rows: Sequence[Row]) -> str:
     """Whose front is larger than GenARM's, in a sentence."""
-    fronts = {row["where"]["system"]: row["values"] for row in rows if row["table"] == _FRONTS}
-    own = fronts[chosen([row for row in rows if row["table"] == _TUNING])]
-    others = {system: values for system, values in fronts.items() if system not in GENARM}
-    said = [f"{system}: {verdict(values[_LEAD], 'larger', 'smaller')}" for system, values in others.items()]
+    fronts, tuning = _fronts(rows), [row for row in rows if row["table"] == _TUNING]
+    others = {system: values for system, values in fronts.items() if system not in (*GENARM, *DPO_ARMS)}
+    parts = []
+    for (lead, family), arms in zip(_LEADS.items(), ("GenARM's front", "with ARMs trained by DPO"), strict=True):
+        said = [
+            f"{verdict(values[lead], 'larger than', 'smaller than', 'not told apart from')} {name}"
+            for name, values in others.items()
+        ]
+        parts.append(f"{arms}, at {fronts[chosen(tuning, family)][_KL]['mean']:.1f} nats: {', '.join(said)}")
     kls = [values[_KL]["mean"] for values in others.values()]
-    return (
-        f"GenARM's front, at {own[_KL]['mean']:.1f} nats, against those at {min(kls):.1f} to {max(kls):.1f} of "
-        f"{'; '.join(said)}"
-    )
+    return f"{'; '.join(parts)} (at {min(kls):.1f} to {max(kls):.1f} nats)"
+
+
+def _fronts(rows: Sequence[Row]) -> dict[str, Any]:
+    return {row["where"]["system"]: row["values"] for row in rows if row["table"] == _FRONTS}
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
     """Which front is best, by how much, and at what price."""
-    fronts = {row["where"]["system"]: row["values"] for row in rows if row["table"] == _FRONTS}
+    fronts, tuning = _fronts(rows), [row for row in rows if row["table"] == _TUNING]
     costs = {row["where"]["system"]: row["values"] for row in rows if row["table"] == _COSTS}
     best = max(fronts, key=lambda system: fronts[system][_AREA]["mean"])
     found = [f"The largest hypervolume is that of {best} ({fronts[best][_AREA]['mean']:.1f})."]
-    own = chosen([row for row in rows if row["table"] == _TUNING])
-    for system in (*MOD, SOUPS, RETRAINED):
-        lead = fronts[system][_LEAD]
-        said = verdict(lead, "larger", "smaller")
-        found.append(
-            f"{own} (chosen on dev prompts) against {system}: hypervolume {said}, by {lead['mean']:.1f} "
-            f"({lead['low']:.1f} to {lead['high']:.1f}); mean KL {fronts[own][_KL]['mean']:.1f} against "
-            f"{fronts[system][_KL]['mean']:.1f} nats."
-        )
+    for lead, family in _LEADS.items():
+        own = chosen(tuning, family)
+        for system in (*MOD, SOUPS, RETRAINED):
+            values = fronts[system][lead]
+            found.append(
+                f"{own} (chosen on dev prompts) against {system}: hypervolume {verdict(values, 'larger', 'smaller')}, "
+                f"by {values['mean']:.1f} ({values['low']:.1f} to {values['high']:.1f}); mean KL "
+                f"{fronts[own][_KL]['mean']:.1f} against {fronts[system][_KL]['mean']:.1f} nats."
+            )
     calls = "; ".join(
         f"{system}: {costs[system][_TRAINED]['mean']:.0f} models trained, {costs[system][_CALLS]['mean']:.0f} calls, "
         f"{costs[system][_PASSES]['mean']:.0f} passes"
-        for system in (own, next(iter(MOD)), SOUPS, RETRAINED)
+        for system in (chosen(tuning, GENARM), next(iter(MOD)), SOUPS, RETRAINED)
     )
     return [
         *found,
         f"GenARM and MOD decode all trade-offs in one batch, a row each. A front takes: {calls}.",
         "MOD with weights that sum to 1 is the base guided by `ImplicitRewardModel(DPO model, base)` with these "
-        "alphas: the same call to `generate()` with other reward models.",
+        "alphas: the same call to `generate()` with other reward models. The DPO models as ARMs keep what MOD takes "
+        "away, the base's own log-probabilities, and so sharpen it.",
     ]
 
 
@@ -196,8 +209,8 @@ def _calls(
             yield list(rows), draw(lab, policy, prompts, cell["seed"], OBJECTIVES)
         return
     rows = [(weight, number) for number in range(len(prompts)) for weight in weights]
-    alpha = (GENARM | MOD)[system] * torch.tensor([[weight, 1 - weight] for weight, _ in rows])
-    policy = (_genarm if system in GENARM else _mod)(lab, cell)
+    alpha = (GENARM | DPO_ARMS | MOD)[system] * torch.tensor([[weight, 1 - weight] for weight, _ in rows])
+    policy = (_mod if system in MOD else _genarm)(lab, cell)
     yield list(rows), draw(lab, policy, [prompts[number] for _, number in rows], cell["seed"], OBJECTIVES, alpha)
 
 
@@ -207,10 +220,11 @@ def _plain(model: Any) -> Generate:
 
 def _genarm(lab: Lab, cell: Mapping[str, Any]) -> Generate:
     """Each row has its own trade-off; base and ARMs run in one pass over the base's weights."""
-    trainings = [
-        ArmTraining(objective, cell["seed"], cell["pairs"], learning_rate=lab.reward_rate) for objective in OBJECTIVES
-    ]
-    arms = [trained_arm(lab, training) for training in trainings]
+    if cell["system"] in DPO_ARMS:
+        arms = [tuned(lab, weight, cell) for weight in (1.0, 0.0)]
+    else:
+        options = {"pairs": cell["pairs"], "learning_rate": lab.reward_rate}
+        arms = [trained_arm(lab, ArmTraining(objective, cell["seed"], **options)) for objective in OBJECTIVES]
     return lambda alpha, **kwargs: lab.strong.generate(reward_models=arms, alpha=alpha, share_backbone=True, **kwargs)
 
 
@@ -263,15 +277,16 @@ def _relabelled(pair: PreferencePair, weight: float, rng: random.Random) -> Pref
 
 
 def tuning_rows(samples: Sequence[Sample]) -> list[Row]:
-    """A row for each sum of GenARM's alphas: the area of its front.
+    """A row for each of GenARM's fronts: its area.
 
     Args:
         samples: replies of GenARM at all of them, to the same prompts.
     """
-    points = _points(samples, tuple(GENARM))
+    systems = (*GENARM, *DPO_ARMS)
+    points = _points(samples, systems)
     rows = []
-    for at, system in enumerate(GENARM):
-        read = partial(_of_fronts, partial(_area_of, at), len(GENARM))
+    for at, system in enumerate(systems):
+        read = partial(_of_fronts, partial(_area_of, at), len(systems))
         values = {_AREA: asdict(bootstrap_interval(*points, statistic=read, resamples=1000))}
         rows.append({"table": _TUNING, "where": {"system": system}, "values": values})
     return rows
@@ -287,28 +302,27 @@ def _points(samples: Sequence[Sample], systems: Sequence[str]) -> list[NDArray[n
     return [grid(some, objective) for some in replies for objective in OBJECTIVES]
 
 
-def front_rows(samples: Sequence[Sample], chosen: str) -> list[Row]:
-    """A row for each front: its area, by how much GenARM's is larger, and its distance to the best of all.
+def front_rows(samples: Sequence[Sample], chosen: Mapping[str, str]) -> list[Row]:
+    """A row for each front: its area, by how much GenARM's are larger, and its distance to the best of all.
 
     Args:
         samples: replies of all systems, all with the same prompts and seeds.
-        chosen: which of GenARM's fronts the others are compared with.
+        chosen: names of such differences, and whose front each is taken from.
     """
-    points, own = _points(samples, FRONTS), FRONTS.index(chosen)
+    points = _points(samples, FRONTS)
     weights = sorted({one["weight of helpful"] for one in samples} - {None})
     rows = []
     for at, system in enumerate(FRONTS):
-        statistics = {
-            _AREA: lambda front, at=at: _area(front[at]),
-            _LEAD: lambda front, at=at: _area(front[own]) - _area(front[at]),
-            _DISTANCE: lambda front, at=at: _distance(front[at], front),
-        }
+        statistics = {_AREA: lambda front, at=at: _area(front[at])}
+        for lead, name in chosen.items():
+            if name != system:
+                own = FRONTS.index(name)
+                statistics[lead] = lambda front, own=own, at=at: _area(front[own]) - _area(front[at])
+        statistics[_DISTANCE] = lambda front, at=at: _distance(front[at], front)
         values = {
             name: asdict(bootstrap_interval(*points, statistic=partial(_of_fronts, of, len(FRONTS)), resamples=1000))
             for name, of in statistics.items()
         }
-        if at == own:
-            del values[_LEAD]
         distances = [
             grid([one for one in samples if (one["system"], one["weight of helpful"]) == (system, weight)], "kl")
             for weight in weights

@@ -38,12 +38,14 @@ def points(shift):
 
 
 def test_fronts_of_known_area():
-    rows = {row["where"]["system"]: row["values"] for row in claim.front_rows(list(points(shift=1.0)), OWN)}
+    compared = {claim._LEAD: OWN, claim._DPO_LEAD: claim.FRONTS[3]}
+    rows = {row["where"]["system"]: row["values"] for row in claim.front_rows(list(points(1.0)), compared)}
     # steps of 1 above the reference: 0x4, 1x3, 2x2, 3x1, 4x0, of which the staircase covers 6; moved by 1 each
     assert rows[FIRST]["hypervolume"]["mean"] == pytest.approx(6.0)
     assert rows[OWN]["hypervolume"]["mean"] == pytest.approx(6.0 + 4.0)
-    lead = rows[FIRST][claim._LEAD]
+    lead, dpo_lead = rows[FIRST][claim._LEAD], rows[FIRST][claim._DPO_LEAD]
     assert lead["mean"] == pytest.approx(4.0) and lead["low"] > 0
+    assert dpo_lead["mean"] == pytest.approx(12.0) and claim._DPO_LEAD not in rows[claim.FRONTS[3]]
     assert claim._LEAD not in rows[OWN] and rows[claim.FRONTS[3]][claim._KL]["mean"] == pytest.approx(3.0)
     # the last system has moved furthest to the right, and all of the best front is its
     assert rows[claim.FRONTS[-1]][claim._DISTANCE]["mean"] == pytest.approx(0.0)
@@ -108,7 +110,7 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
         {"system": FIRST, "weight of helpful": 0.0},
     ]
     assert len(by_table[claim._POINTS]) == 1 + 3 * len(claim.FRONTS)
-    assert all(row["values"]["helpful"]["count"] == 60 for row in by_table[claim._POINTS])  # 20 prompts, 3 seeds
+    assert all(row["values"]["helpful"]["count"] == 100 for row in by_table[claim._POINTS])  # 20 prompts, all seeds
     costs = {
         row["where"]["system"]: {name: value["mean"] for name, value in row["values"].items()}
         for row in by_table[claim._COSTS]
@@ -128,10 +130,10 @@ def test_the_claim_compares_all_systems(stubs, tmp_path):
     batch = next(alpha for alpha in stubs.drawn if alpha is not None)
     assert batch.shape == (60, 2) and batch[:3].tolist() == [[0, 1], [0.5, 0.5], [1, 0]]
     assert sorted({round(float(alpha[0].sum())) for alpha in stubs.drawn if alpha is not None}) == [1, 2]
-    assert len([line for line in read(tmp_path / "samples.jsonl") if "prompt" in line]) == 60 + 180 * len(claim.FRONTS)
+    assert len([line for line in read(tmp_path / "samples.jsonl") if "prompt" in line]) == 100 + 300 * len(claim.FRONTS)
     said = claim.findings(rows)
-    assert len(said) == 7 and "not told apart" in said[1]
-    assert claim.answer(rows).count("not told apart") == 4 and "GenARM's front, at 1.0 nats" in claim.answer(rows)
+    assert len(said) == 11 and "not told apart" in said[1]
+    assert claim.answer(rows).count("not told apart from") == 8 and "GenARM's front, at 1.0 nats" in claim.answer(rows)
     claim.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
 
