@@ -8,6 +8,9 @@ and are straight between their points. Where two curves both reach a KL, their r
 An ARM is its backbone and what it has learned, so GenARM also sharpens the base, which alone pays in this world. Three
 controls tell these apart: the base sharpened, that is, sampled at temperature 1 / (1 + alpha); the DPO model sampled
 so; and the base guided by what the ARM has learned alone, its backbone taken away.
+
+The DPO model itself is an ARM as well, one whose loss has the base as a reference. GenARM with it is compared with the
+others likewise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +39,12 @@ CLAIM = "GenARM matches the performance of training-time methods, DPO and SimPO,
 OBJECTIVE = "helpful"
 BASE, GENARM, DPO, STRETCHED, SIMPO = "base", "GenARM", "DPO", "DPO, stretched", "SimPO"
 SHARPENED, SHARP_DPO, LEARNED = "base, sharpened", "DPO, sharpened", "GenARM without its backbone"
-OTHERS = (DPO, STRETCHED, SIMPO, SHARPENED, SHARP_DPO, LEARNED)
+DPO_ARM = "GenARM, its ARM trained by DPO"
+OTHERS = {
+    GENARM: (DPO, STRETCHED, SIMPO, SHARPENED, SHARP_DPO, LEARNED, DPO_ARM),
+    DPO_ARM: (DPO, SIMPO, SHARP_DPO),
+}
+"""Whom each is compared with."""
 Settings = Mapping[str, Mapping[str, float]]
 
 
@@ -46,7 +54,7 @@ def _named(*settings: Mapping[str, float]) -> Settings:
 
 SETTINGS: dict[str, Settings] = {
     BASE: _named({}),
-    GENARM: _named(*({"alpha": alpha} for alpha in (0.5, 1.0, 2.0, 4.0))),
+    **{system: _named(*({"alpha": alpha} for alpha in (0.5, 1.0, 2.0, 4.0))) for system in (GENARM, DPO_ARM)},
     DPO: _named(*({"beta": 0.1, "rate": 2e-3, "epochs": epochs} for epochs in (1, 2))),
     STRETCHED: _named(*({"alpha": alpha} for alpha in (1.0, 2.0, 4.0, 8.0))),
     SIMPO: _named(*({"beta": 2.5, "rate": 2e-3, "epochs": epochs} for epochs in (1, 2))),
@@ -60,7 +68,7 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 _SHOWN = 30.0
 """Largest KL in the figure, in nats; a training that has come apart is at hundreds."""
 _POINTS, _MATCHED = "Held-out prompts", "Reward at equal KL, read off the curves"
-_OWN, _OTHER, _LEAD = "GenARM", "the other", "GenARM minus it"
+_OWN, _OTHER, _LEAD = "its own", "the other's", "difference"
 Array = NDArray[np.float64]
 
 
@@ -74,7 +82,8 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
     ]
     samples = collect(output / SAMPLES, cells, lambda cell: _reply(lab, cell), progress)
     points = summarise(samples, ("system", "setting"), QUALITY, table=_POINTS)
-    return [*points, *(row for other in OTHERS for row in matched(samples, other))]
+    pairs = [(own, other) for own, others in OTHERS.items() for other in others]
+    return [*points, *(row for own, other in pairs for row in matched(samples, own, other))]
 
 
 def _reply(lab: Lab, cell: Mapping[str, Any]) -> list[Sample]:
@@ -97,10 +106,12 @@ def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:
         return guide(
             lab.strong, [arm if system == GENARM else ImplicitRewardModel(arm, lab.strong)], alpha=options["alpha"]
         )
-    if system in (STRETCHED, SHARP_DPO):
+    if system in (STRETCHED, SHARP_DPO, DPO_ARM):
         tuned = _policy(lab, DPO, next(iter(SETTINGS[DPO])), seed)
         if system == SHARP_DPO:
             return tuned
+        if system == DPO_ARM:
+            return guide(lab.strong, [AutoregressiveRewardModel.from_backbone(tuned)], alpha=options["alpha"])
         return guide(lab.strong, [ImplicitRewardModel(tuned, lab.strong)], alpha=options["alpha"])
     return trained_policy(lab, training(lab, system, setting, seed))
 
@@ -122,15 +133,16 @@ def training(lab: Lab, system: str, setting: str, seed: int) -> PolicyTraining:
 # ---------------------------------------------------------------------- equal KL
 
 
-def matched(samples: Sequence[Sample], other: str) -> list[Row]:
-    """Rows of GenARM's reward, another system's and their difference at several KLs, each with its interval.
+def matched(samples: Sequence[Sample], system: str, other: str) -> list[Row]:
+    """Rows of a system's reward, another's and their difference at several KLs, each with its interval.
 
     Args:
         samples: of the base and both systems, all with the same prompts and seeds.
-        other: the system.
+        system: the one.
+        other: the other.
     """
     base = [grid([one for one in samples if one["system"] == BASE], REWARD)]
-    own, others = (_curve(samples, system) for system in (GENARM, other))
+    own, others = (_curve(samples, one) for one in (system, other))
     reach = min(max(float(kl.mean()) for kl in curve[::2]) for curve in (own, others))
     rows = []
     for share in SHARES:
@@ -139,7 +151,7 @@ def matched(samples: Sequence[Sample], other: str) -> list[Row]:
             name: asdict(bootstrap_interval(*base, *own, *others, statistic=partial(read, signs=signs)))
             for name, signs in ((_OWN, (1, 0)), (_OTHER, (0, 1)), (_LEAD, (1, -1)))
         }
-        where = {"against": other, "KL (nats)": round(share * reach, 2)}
+        where = {"system": system, "against": other, "KL (nats)": round(share * reach, 2)}
         rows.append({"table": _MATCHED, "where": where, "values": values})
     return rows
 
@@ -155,10 +167,10 @@ def _read_off(*drawn: Array, at: float, split: int, signs: tuple[int, int]) -> A
     """Rewards of both curves at a KL, times these signs and added up, `(resamples,)`.
 
     Args:
-        *drawn: the base's reward, GenARM's curve and the other's, each `(resamples, seeds, prompts)`.
+        *drawn: the base's reward, the one curve and the other, each `(resamples, seeds, prompts)`.
         at: the KL, in nats.
-        split: where the other's curve begins.
-        signs: of GenARM and of the other.
+        split: where the other curve begins.
+        signs: of the one and of the other.
     """
     means = np.stack([values.mean((-2, -1)) for values in drawn], -1)
     start = np.stack([np.zeros(len(means)), means[:, 0]], -1)  # the base's KL is 0
@@ -196,27 +208,35 @@ def interpolated(kls: Array, rewards: Array, at: float) -> Array:
 def answer(rows: Sequence[Row]) -> str:
     """Against whom GenARM holds at how many distances, in a sentence."""
     parts = []
-    for other in (DPO, SIMPO, SHARP_DPO):
-        leads = [row["values"][_LEAD] for row in rows if row["where"].get("against") == other]
-        said = [verdict(lead, "better", "worse") for lead in leads]
-        parts.append(f"{other}: better at {said.count('better')}, worse at {said.count('worse')}")
-    return f"against {'; '.join(parts)} of {len(SHARES)} equal distances from the base"
+    for own, name in ((GENARM, ""), (DPO_ARM, "with an ARM trained by DPO, ")):
+        for other in (DPO, SIMPO, SHARP_DPO):
+            said = [verdict(row["values"][_LEAD], "better", "worse") for row in _compared(rows, own, other)]
+            parts.append(f"{name}against {other}: better at {said.count('better')}, worse at {said.count('worse')}")
+            name = ""
+    return f"{'; '.join(parts)} of {len(SHARES)} equal distances from the base"
+
+
+def _compared(rows: Sequence[Row], own: str, other: str) -> list[Row]:
+    return [
+        row
+        for row in rows
+        if row["table"] == _MATCHED and (row["where"]["system"], row["where"]["against"]) == (own, other)
+    ]
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
     """Who is better at which KL."""
     found = []
-    for other in OTHERS:
-        parts = []
-        for row in rows:
-            if row["table"] == _MATCHED and row["where"]["against"] == other:
+    for own, others in OTHERS.items():
+        for other in others:
+            parts = []
+            for row in _compared(rows, own, other):
                 lead = row["values"][_LEAD]
-                said = verdict(lead, "better", "worse")
                 parts.append(
-                    f"at {row['where']['KL (nats)']:g} nats {said}, {lead['mean']:+.2f} points "
-                    f"({lead['low']:.2f} to {lead['high']:.2f})"
+                    f"at {row['where']['KL (nats)']:g} nats {verdict(lead, 'better', 'worse')}, "
+                    f"{lead['mean']:+.2f} points ({lead['low']:.2f} to {lead['high']:.2f})"
                 )
-        found.append(f"GenARM against {other}: {'; '.join(parts)}.")
+            found.append(f"{own} against {other}: {'; '.join(parts)}.")
     best: dict[str, tuple[Any, Any, str]] = {}
     for row in rows:
         if row["table"] == _POINTS:

@@ -9,7 +9,7 @@ from genarm_hf.evaluation.runner import read
 from genarm_hf.reproduce import training_time
 from genarm_hf.reproduce.training_time import BASE, DPO, GENARM, SIMPO, interpolated, matched
 
-LEAD, OWN, OTHER = "GenARM minus it", "GenARM", "the other"
+OWN, OTHER, LEAD = "its own", "the other's", "difference"
 
 
 def points(system, setting, kl, reward):
@@ -41,7 +41,7 @@ def test_rewards_are_compared_where_both_curves_reach():
         *points(DPO, 0.1, 4.0, 1.0),
         *points(SIMPO, 2.5, 100.0, 9.0),
     ]
-    rows = matched(samples, DPO)
+    rows = matched(samples, GENARM, DPO)
     assert [row["where"]["KL (nats)"] for row in rows] == [1.0, 2.0, 3.0, 4.0]  # up to the smaller of 8 and 4
     own, other, lead = ([row["values"][name]["mean"] for row in rows] for name in (OWN, OTHER, LEAD))
     assert own == pytest.approx([1.0, 3.0, 3 + 1 / 3, 3 + 2 / 3])
@@ -54,7 +54,7 @@ def test_intervals_are_of_prompts_drawn_together():
     """A prompt on which both are better by as much says nothing about their difference."""
     samples = [*points(BASE, 0.0, 0.0, 0.0), *points(GENARM, 1.0, 2.0, 2.0), *points(DPO, 0.1, 2.0, 1.0)]
     samples = [one | {"reward": one["reward"] + 10 * one["prompt"]} for one in samples]
-    values = matched(samples, DPO)[-1]["values"]
+    values = matched(samples, GENARM, DPO)[-1]["values"]
     assert values[OWN]["low"] < values[OWN]["mean"] - 3
     assert values[LEAD]["low"] == pytest.approx(1.0) == values[LEAD]["high"]
 
@@ -94,14 +94,14 @@ def test_the_claim_compares_all_systems(lab, tmp_path):
     rows = training_time.run(lab, tmp_path, lambda message: None)
     lines = read(tmp_path / "samples.jsonl")
     means = [row for row in rows if row["table"] == "Held-out prompts"]
-    assert len(means) == 1 + 4 + 2 + 4 + 2 + 3 + 3 + 2
+    assert len(means) == 1 + 4 + 4 + 2 + 4 + 2 + 3 + 3 + 2
     for row in means:
         own = [line for line in lines if all(line[name] == value for name, value in row["where"].items())]
         assert row["values"]["reward"]["mean"] == pytest.approx(sum(line["reward"] for line in own) / len(own))
     # reward grows with KL alike for all, so nobody is better at equal KL
     assert all(abs(row["values"][LEAD]["mean"]) < 1e-9 for row in rows if row["table"] != "Held-out prompts")
-    assert len(training_time.findings(rows)) == 7
+    assert len(training_time.findings(rows)) == 7 + 3 + 1
     answer = training_time.answer(rows)
-    assert answer.count("better at 0, worse at 0") == 3 and answer.endswith("of 4 equal distances from the base")
+    assert answer.count("better at 0, worse at 0") == 6 and answer.endswith("of 4 equal distances from the base")
     training_time.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
