@@ -19,6 +19,7 @@ def guided(
     alpha: Any = None,
     *,
     keep_ids: bool = False,
+    keep_logprobs: bool = False,
     chat_template: Any = False,  # a bool; callers unpack dictionaries of numbers here, which mypy takes for its value
     **generate_kwargs: Any,
 ) -> "ModelSystem":
@@ -31,6 +32,8 @@ def guided(
         alpha: as `generate()` takes it. A column `alpha` of rows (`run(..., columns=["alpha"])`) goes before it: a
             number or one a reward model, for each row.
         keep_ids: write `reply_ids` too, the very tokens that were drawn, for log-probabilities later.
+        keep_logprobs: write `reply_logprobs` too, nats of each token in the distribution that it was drawn from, with
+            temperature and whatever else shapes it; not of beam search.
         chat_template: prompts that are texts go through the tokenizer's chat template too, as what a user says.
         **generate_kwargs: of `generate()`, as `do_sample=True, max_new_tokens=128`.
 
@@ -41,9 +44,15 @@ def guided(
     arms = [arm for arm in listed if arm is not None]
     policy = guide(model, arms, **({} if alpha is None else {"alpha": alpha})) if arms else model
 
+    if keep_logprobs and generate_kwargs.get("num_beams", 1) != 1:
+        raise ValueError(
+            f"`keep_logprobs` is of tokens that are drawn, and not of beam search; got num_beams="
+            f"{generate_kwargs['num_beams']}. Leave one of them out."
+        )
+    asked = {"output_scores": True, "return_dict_in_generate": True} if keep_logprobs else {}
     templates = [getattr(getattr(arm, "config", None), "prompt_template", None) for arm in arms]
 
-    def decode(prompts: list[Any], inputs: dict[str, Tensor], alpha: Sequence[Any] | None) -> Tensor:
+    def decode(prompts: list[Any], inputs: dict[str, Tensor], alpha: Sequence[Any] | None) -> Any:
         own: dict[str, Any] = {}
         if arms and alpha is not None:
             own["alpha"] = torch.tensor([_each(one, len(arms)) for one in alpha], dtype=torch.float32)
@@ -52,7 +61,7 @@ def guided(
             own["reward_inputs"] = [
                 _templated(tokenizer, prompts, one, model.device, chat_template) for one in templates
             ]
-        return policy.generate(**inputs, **own, **generate_kwargs)
+        return policy.generate(**inputs, **own, **generate_kwargs, **asked)
 
     settings = _plain({"model": model, "reward_models": listed if arms else [], "alpha": alpha, **generate_kwargs})
     settings |= {"chat_template": True} if chat_template else {}
@@ -95,7 +104,9 @@ class ModelSystem:
     Attributes:
         model: whose device ids go to.
         tokenizer: its tokenizer.
-        decode: `decode(prompts, inputs, alpha)` to sequences that begin with `inputs["input_ids"]`.
+        decode: `decode(prompts, inputs, alpha)` to sequences that begin with `inputs["input_ids"]`; or to these as
+            `sequences` of an object with `scores`, a tensor `(batch, vocab)` for each new token, whose softmax it was
+            drawn from: samples then have `reply_logprobs`.
         keep_ids: whether samples have `reply_ids`.
         settings: what decides its replies, for the manifest of [`run`].
         chat_template: whether texts go through the tokenizer's chat template.
@@ -103,7 +114,7 @@ class ModelSystem:
 
     model: Any
     tokenizer: Any
-    decode: Callable[..., Tensor]
+    decode: Callable[..., Any]
     keep_ids: bool
     settings: dict[str, Any]
     chat_template: bool = False
@@ -117,20 +128,35 @@ class ModelSystem:
             alpha: for each prompt, a number or one a reward model.
 
         Returns:
-            for each prompt `reply` and `tokens`, and `reply_ids` where they are kept.
+            for each prompt `reply` and `tokens`, and `reply_ids` and `reply_logprobs` where they are kept.
         """
         device = self.model.device
         inputs = encode(self.tokenizer, prompts, device, self.chat_template)
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(seed)
-            sequences = self.decode(prompts, inputs, alpha)
-        new = sequences[:, inputs["input_ids"].shape[1] :].tolist()
-        replies = [_drawn(ids, self.model, self.tokenizer) for ids in new]
+            output = self.decode(prompts, inputs, alpha)
+        sequences, scores = getattr(output, "sequences", output), getattr(output, "scores", None)
+        new = sequences[:, inputs["input_ids"].shape[1] :]
+        replies = [_drawn(ids, self.model, self.tokenizer) for ids in new.tolist()]
         texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
         samples = [{"reply": text, "tokens": len(ids)} for text, ids in zip(texts, replies, strict=True)]
         if self.keep_ids:
             samples = [sample | {"reply_ids": ids} for sample, ids in zip(samples, replies, strict=True)]
+        if scores is not None:
+            nats = _logprobs_of(scores, new).tolist()
+            samples = [one | {"reply_logprobs": row[: one["tokens"]]} for one, row in zip(samples, nats, strict=True)]
         return samples
+
+
+def _logprobs_of(scores: Sequence[Tensor], drawn: Tensor) -> Tensor:
+    """Log-probabilities in nats of tokens `(batch, length)` by what they were drawn from, `(batch, vocab)` for each.
+
+    Example:
+        >>> _logprobs_of([torch.tensor([[1.0, 3.0]]).log()], torch.tensor([[1]])).exp()
+        tensor([[0.7500]])
+    """
+    columns = zip(scores, drawn.T, strict=True)
+    return torch.stack([step.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0] for step, ids in columns], 1)
 
 
 def _plain(value: Any) -> Any:

@@ -313,12 +313,9 @@ def front_rows(samples: Sequence[Sample], chosen: Mapping[str, str]) -> list[Row
     weights = sorted({one["weight of helpful"] for one in samples} - {None})
     rows = []
     for at, system in enumerate(FRONTS):
-        statistics = {_AREA: lambda front, at=at: _area(front[at])}
-        for lead, name in chosen.items():
-            if name != system:
-                own = FRONTS.index(name)
-                statistics[lead] = lambda front, own=own, at=at: _area(front[own]) - _area(front[at])
-        statistics[_DISTANCE] = lambda front, at=at: _distance(front[at], front)
+        statistics: dict[str, Callable[[NDArray[np.float64]], float]] = {_AREA: partial(_area_of, at)}
+        statistics |= {lead: partial(_larger, FRONTS.index(own), at) for lead, own in chosen.items() if own != system}
+        statistics[_DISTANCE] = partial(_distance_of, at)
         values = {
             name: asdict(bootstrap_interval(*points, statistic=partial(_of_fronts, of, len(FRONTS)), resamples=1000))
             for name, of in statistics.items()
@@ -349,6 +346,14 @@ def _of_fronts(
 
 def _area_of(system: int, fronts: NDArray[np.float64]) -> float:
     return _area(fronts[system])
+
+
+def _larger(system: int, other: int, fronts: NDArray[np.float64]) -> float:
+    return _area(fronts[system]) - _area(fronts[other])
+
+
+def _distance_of(system: int, fronts: NDArray[np.float64]) -> float:
+    return _distance(fronts[system], fronts)
 
 
 def _area(points: NDArray[np.float64]) -> float:

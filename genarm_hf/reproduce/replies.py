@@ -25,8 +25,8 @@ COSTS = ("base forwards", BASE_TOKENS, OTHER_TOKENS, SECONDS)
 
 
 def sampled(lab: Lab, model: Any, **options: Any) -> Any:
-    """A model's samples, guided or not, as a system for [`judged`]."""
-    return guided(model, lab.tokenizer, keep_ids=True, **SAMPLING, **options)
+    """A model's samples, guided or not, as a system for [`judged`]; `options` are further ones of `generate()`."""
+    return guided(model, lab.tokenizer, keep_ids=True, keep_logprobs=True, **SAMPLING, **options)
 
 
 def decoded(lab: Lab, decode: Callable[..., Any], reward: Any, **options: Any) -> Any:
@@ -40,7 +40,6 @@ def judged(
     prompts: Sequence[str],
     seed: int,
     objective: str,
-    policy: Any = None,
     others: Mapping[str, Any] | None = None,
 ) -> list[Sample]:
     """Let a system reply once to each prompt.
@@ -51,13 +50,13 @@ def judged(
         prompts: all are replied to, by batches.
         seed: of the draws.
         objective: whose oracle judges.
-        policy: a model, guided or not, whose samples the replies are. None: unknown, and so is the divergence.
         others: models besides the base that the system asks, by any names.
 
     Returns:
         A sample a prompt: `reward`, points of the oracle; `KL`, the log-ratio of policy and base in nats, whose mean
-        estimates the divergence; `base perplexity` of the reply; `distinct-2` of all replies together; costs of its
-        batch: passes of the base, tokens that base and others read for every token written, seconds per 128 of these.
+        estimates the divergence, or None where the system does not know what it draws from; `base perplexity` of the
+        reply; `distinct-2` of all replies together; costs of its batch: passes of the base, tokens that base and others
+        read for every token written, seconds per 128 of these.
     """
     samples: list[Sample] = []
     for start in range(0, len(prompts), BATCH):
@@ -67,27 +66,23 @@ def judged(
             replies = system(batch, batch_seed(seed, 0, numbers))
         spent = _costs(costs, sum(reply["tokens"] for reply in replies))
         lines = [{"prompt": prompt, **reply} for prompt, reply in zip(batch, replies, strict=True)]
-        worth = _worth(lab, lines, objective, policy)
+        worth = _worth(lab, lines, objective)
         samples += [{"prompt": number, **one, **spent} for number, one in zip(numbers, worth, strict=True)]
     variety = distinct_n([sample["reply"] for sample in samples], 2)
     return [{**sample, DISTINCT: variety} for sample in samples]
 
 
-def _worth(lab: Lab, lines: Sequence[Mapping[str, Any]], objective: str, policy: Any) -> list[Sample]:
+def _worth(lab: Lab, lines: Sequence[Mapping[str, Any]], objective: str) -> list[Sample]:
     base = [sum(row) for row in reply_logprobs(lab.strong, lab.tokenizer, lines, BATCH)]
-    own = None
-    if policy is not None:
-        read = policy is not lab.strong
-        own = [sum(row) for row in reply_logprobs(policy, lab.tokenizer, lines, BATCH)] if read else base
     return [
         {
             "reply": line["reply"],
             LENGTH: line["tokens"],
             REWARD: score(objective, line["prompt"], line["reply"]),
-            KL: None if own is None else own[at] - base[at],
-            PERPLEXITY: math.exp(-base[at] / line["tokens"]),
+            KL: sum(line["reply_logprobs"]) - of_base if "reply_logprobs" in line else None,
+            PERPLEXITY: math.exp(-of_base / line["tokens"]),
         }
-        for at, line in enumerate(lines)
+        for line, of_base in zip(lines, base, strict=True)
     ]
 
 

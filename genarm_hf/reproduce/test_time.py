@@ -25,7 +25,7 @@ from ..evaluation import compare
 from ..files import written_whole
 from .figures import Panel, draw_panels
 from .lab import Lab
-from .models import ArmTraining, trained_arm, trained_prefix_value, trained_trajectory_reward, untrained_arm
+from .models import ArmTraining, trained_arm, trained_prefix_value, trained_trajectory_reward
 from .policies import trained_policy
 from .replies import BASE_TOKENS, COSTS, KL, OTHER_TOKENS, QUALITY, REWARD, SECONDS, decoded, judged, sampled
 from .samples import SAMPLES, Row, Sample, collect, summarise, verdict
@@ -95,13 +95,11 @@ class Asked:
 
     Attributes:
         system: as [`judged`] takes it.
-        policy: what its replies are samples of, where that is known.
         others: models that it asks besides the base.
         bound: on its divergence from the base in nats, where only that is known.
     """
 
     system: Any
-    policy: Any = None
     others: dict[str, Any] = field(default_factory=dict)
     bound: float | None = None
 
@@ -146,17 +144,16 @@ class Method:
 
 
 def _base(lab: Lab, guides: Guides, setting: Setting) -> Asked:
-    return Asked(sampled(lab, lab.strong), lab.strong)
+    return Asked(sampled(lab, lab.strong))
 
 
 def _sharpened(lab: Lab, guides: Guides, setting: Setting) -> Asked:
-    policy = guide(lab.strong, [untrained_arm(lab)], alpha=setting["alpha"])
-    return Asked(sampled(lab, lab.strong, temperature=1 / (1 + setting["alpha"])), policy)
+    return Asked(sampled(lab, lab.strong, temperature=1 / (1 + setting["alpha"])))
 
 
 def _genarm(lab: Lab, guides: Guides, setting: Setting) -> Asked:
     policy = guide(lab.strong, [guides.arm], alpha=setting["alpha"])
-    return Asked(sampled(lab, policy), policy, {"reward": guides.arm})
+    return Asked(sampled(lab, policy), {"reward": guides.arm})
 
 
 def _best_of_n(lab: Lab, guides: Guides, setting: Setting) -> Asked:
@@ -271,7 +268,7 @@ def _reply(lab: Lab, cell: Mapping[str, Any], dev: bool = False) -> list[Sample]
     named = METHODS[GENARM if cell["method"] == SHARPENED else cell["method"]].named(lab)
     asked = method.ask(lab, Guides(lab, cell["seed"]), named[cell["setting"]])
     prompts = lab.dev_prompts[: EFFORTS[lab.fast][method.speed].dev_prompts] if dev else lab.prompts[: cell["prompts"]]
-    samples = judged(lab, asked.system, prompts, cell["seed"], OBJECTIVE, asked.policy, asked.others)
+    samples = judged(lab, asked.system, prompts, cell["seed"], OBJECTIVE, asked.others)
     return [{**sample, BOUND: asked.bound} for sample in samples]
 
 

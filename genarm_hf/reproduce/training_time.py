@@ -87,13 +87,11 @@ def run(lab: Lab, output: Path, progress: Callable[[str], Any]) -> list[Row]:
 
 
 def _reply(lab: Lab, cell: Mapping[str, Any]) -> list[Sample]:
-    policy = _policy(lab, cell["system"], cell["setting"], cell["seed"])
-    drawn = sampled(lab, policy)
-    if cell["system"] in (SHARPENED, SHARP_DPO):
-        alpha = SETTINGS[cell["system"]][cell["setting"]]["alpha"]
-        drawn = sampled(lab, policy, temperature=1 / (1 + alpha))
-        policy = guide(policy, [AutoregressiveRewardModel.from_backbone(policy)], alpha=alpha)  # the same distribution
-    return judged(lab, drawn, lab.prompts, cell["seed"], OBJECTIVE, policy)
+    system, setting = cell["system"], cell["setting"]
+    # a model sharpened by itself is what GenARM makes of an ARM that has learned nothing
+    cold = {"temperature": 1 / (1 + SETTINGS[system][setting]["alpha"])} if system in (SHARPENED, SHARP_DPO) else {}
+    drawn = sampled(lab, _policy(lab, system, setting, cell["seed"]), **cold)
+    return judged(lab, drawn, lab.prompts, cell["seed"], OBJECTIVE)
 
 
 def _policy(lab: Lab, system: str, setting: str, seed: int) -> Any:

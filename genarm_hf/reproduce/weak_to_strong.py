@@ -68,7 +68,7 @@ def chosen(tuning: Sequence[Row], system: str) -> Any:
 
 def _reply(lab: Lab, cell: Mapping[str, Any], asked: Sequence[str]) -> list[Sample]:
     policy, others = _policy(lab, cell["system"], cell["setting"], cell["seed"])
-    return judged(lab, sampled(lab, policy), asked, cell["seed"], OBJECTIVE, policy, others)
+    return judged(lab, sampled(lab, policy), asked, cell["seed"], OBJECTIVE, others)
 
 
 def _policy(lab: Lab, system: str, setting: Any, seed: int) -> tuple[Any, dict[str, Any]]:

@@ -110,6 +110,31 @@ def test_kept_ids_give_the_divergence(base, arm, tokenizer):
         assert log_ratios([found], [found_base])[0] == pytest.approx(sum(found) - sum(found_base))
 
 
+@pytest.mark.parametrize("shape", [{}, {"temperature": 0.5}, {"top_k": 3}, {"do_sample": False}])
+def test_kept_logprobs_are_of_what_was_drawn_from(base, arm, tokenizer, shape):
+    """Against the guided policy read anew, shaped by hand."""
+    options = SAMPLING | shape
+    samples = guided(base, tokenizer, arm, alpha=1.0, keep_ids=True, keep_logprobs=True, **options)(PROMPTS, 0)
+    assert [{k: v for k, v in one.items() if k != "reply_logprobs"} for one in samples] == guided(
+        base, tokenizer, arm, alpha=1.0, keep_ids=True, **options
+    )(PROMPTS, 0)
+    for prompt, sample in zip(PROMPTS, samples, strict=True):
+        start = tokenizer(prompt)["input_ids"]
+        ids = torch.tensor([start + sample["reply_ids"]])
+        with torch.no_grad():
+            logits = genarm_hf.guide(base, arm, alpha=1.0)(ids).logits[0, len(start) - 1 : -1]
+        logits = logits / shape.get("temperature", 1.0)
+        if "top_k" in shape:
+            logits = logits.masked_fill(logits < logits.topk(3).values[:, -1:], -torch.inf)
+        expected = logits.log_softmax(-1).gather(-1, ids[0, len(start) :, None])[:, 0]
+        assert sample["reply_logprobs"] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_beams_have_no_logprobs_of_draws(base, tokenizer):
+    with pytest.raises(ValueError, match=r"`keep_logprobs`.*num_beams=2.*Leave one"):
+        guided(base, tokenizer, keep_logprobs=True, num_beams=2)
+
+
 def test_settings_go_into_the_manifest_and_guard_the_run(base, arm, tokenizer, tmp_path):
     path = tmp_path / "out.jsonl"
     run(guided(base, tokenizer, arm, alpha=0.5, **SAMPLING), PROMPTS, path, name="guided", settings={"arm": "v1"})

@@ -24,21 +24,22 @@ def lab(tmp_path):
     return lab
 
 
-def saying(lab, passes=1):
+def saying(lab, passes=1, nats=None):
     """A system that lets the base read 3 rows of 5 ids, some times, and says what is known."""
 
     def system(prompts, seed):
         for _ in range(passes):
             lab.strong(torch.ones(3, 5, dtype=torch.long))
         ids = [[*lab.tokenizer(reply)["input_ids"], lab.tokenizer.eos_token_id] for reply in REPLIES]
-        return [{"reply": r, "reply_ids": i, "tokens": len(i)} for r, i in zip(REPLIES, ids, strict=True)]
+        known = {} if nats is None else {"reply_logprobs": [nats]}
+        return [{"reply": r, "reply_ids": i, "tokens": len(i), **known} for r, i in zip(REPLIES, ids, strict=True)]
 
     return system
 
 
 @torch.no_grad()
 def test_a_reply_is_judged_by_oracle_and_base(lab):
-    found = replies.judged(lab, saying(lab), lab.prompts[:2], 0, "helpful", policy=lab.strong)
+    found = replies.judged(lab, saying(lab, nats=-7.0), lab.prompts[:2], 0, "helpful")
     for number, (sample, prompt, reply) in enumerate(zip(found, lab.prompts, REPLIES, strict=False)):
         ids = torch.tensor([[*lab.tokenizer(f"{prompt} {reply}")["input_ids"], lab.tokenizer.eos_token_id]])
         logprobs = read_logits(lab.strong, ids, torch.ones_like(ids), ids.shape[1])[0].log_softmax(-1)[:-1]
@@ -46,24 +47,34 @@ def test_a_reply_is_judged_by_oracle_and_base(lab):
         own = logprobs.gather(1, ids[0, 1:, None])[-tokens:, 0]
         assert (sample["prompt"], sample["reply"]) == (number, reply)
         assert sample["reward"] == score("helpful", prompt, reply)
-        assert sample["KL"] == 0
+        assert sample["KL"] == pytest.approx(-7.0 - float(own.sum()), rel=1e-4)
         assert sample["base perplexity"] == pytest.approx(math.exp(-float(own.mean())), rel=1e-4)
     # pairs of words: It is, is safe.; and again, with safe. Now, Now go.
     assert found[0]["distinct-2"] == found[1]["distinct-2"] == pytest.approx(4 / 6)
 
 
 @torch.no_grad()
-def test_the_divergence_is_that_of_the_policy(lab):
-    arm = untrained_arm(lab)
-    unknown = replies.judged(lab, saying(lab), lab.prompts[:2], 0, "helpful")
-    guided = replies.judged(lab, saying(lab), lab.prompts[:2], 0, "helpful", guide(lab.strong, [arm], alpha=1.0))
-    assert [sample["KL"] for sample in unknown] == [None, None]
-    for sample, prompt in zip(guided, lab.prompts, strict=False):
-        ids = torch.tensor([[*lab.tokenizer(f"{prompt} {sample['reply']}")["input_ids"], lab.tokenizer.eos_token_id]])
+@pytest.mark.parametrize("sharpen", ["by an arm", "by temperature"])
+def test_the_divergence_is_that_of_what_is_drawn_from(lab, monkeypatch, sharpen):
+    """A base that guides itself is itself at half the temperature."""
+    monkeypatch.setitem(replies.SAMPLING, "max_new_tokens", 5)
+    if sharpen == "by an arm":
+        system = replies.sampled(lab, guide(lab.strong, [untrained_arm(lab)], alpha=1.0))
+    else:
+        system = replies.sampled(lab, lab.strong, temperature=0.5)
+    drawn = system(lab.prompts[:2], 3)
+    found = replies.judged(lab, lambda prompts, seed: drawn, lab.prompts[:2], 0, "helpful")
+    for sample, reply, prompt in zip(found, drawn, lab.prompts, strict=False):
+        ids = torch.tensor([[*lab.tokenizer(prompt)["input_ids"], *reply["reply_ids"]]])
         base = read_logits(lab.strong, ids, torch.ones_like(ids), ids.shape[1])[0].log_softmax(-1)
         ratios = (2 * base).log_softmax(-1) - base
         expected = ratios[:-1].gather(1, ids[0, 1:, None])[-sample["tokens"] :].sum()
         assert sample["KL"] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_divergence_is_unknown_where_the_system_says_nothing(lab):
+    unknown = replies.judged(lab, saying(lab), lab.prompts[:2], 0, "helpful")
+    assert [sample["KL"] for sample in unknown] == [None, None]
 
 
 def test_costs_are_per_token_written(lab):

@@ -59,8 +59,7 @@ def test_intervals_are_of_prompts_drawn_together():
     assert values[LEAD]["low"] == pytest.approx(1.0) == values[LEAD]["high"]
 
 
-def judged(lab, system, prompts, seed, objective, policy):
-    strength = 0.0 if policy is None else policy
+def judged(lab, strength, prompts, seed, objective):
     return [
         {
             "prompt": at,
@@ -75,10 +74,15 @@ def judged(lab, system, prompts, seed, objective, policy):
     ]
 
 
+def sampled(lab, model, temperature=1.0):
+    """Models are their strengths, the base's being 0; the colder, the stronger."""
+    return (model or 0.0) if temperature == 1 else 1 / temperature - 1
+
+
 @pytest.fixture
 def lab(monkeypatch):
     monkeypatch.setattr(training_time, "judged", judged)
-    monkeypatch.setattr(training_time, "sampled", lambda lab, model, **options: None)
+    monkeypatch.setattr(training_time, "sampled", sampled)
     backbones = SimpleNamespace(from_backbone=lambda model: model)
     monkeypatch.setattr(training_time, "AutoregressiveRewardModel", backbones)
     monkeypatch.setattr(training_time, "guide", lambda base, arms, alpha: alpha)

@@ -40,7 +40,7 @@ def test_shares_of_the_gap(lab, tmp_path, monkeypatch):
     assert systems[STRONG_DPO, DPO_SETTINGS[1]]["reward"]["mean"] == pytest.approx(ceiling)
     for name, reward in ((GUIDED, 3.0), (PROXY, 4.0)):
         gap = systems[name, 1.0]["gap recovered"]
-        assert gap["mean"] == pytest.approx((reward - floor) / (ceiling - floor)) and gap["count"] == 6
+        assert gap["mean"] == pytest.approx((reward - floor) / (ceiling - floor)) and gap["count"] == 12
     assert all("gap recovered" not in values for (name, _), values in systems.items() if name in (BASE, STRONG_DPO))
     assert systems[WEAK_BASE, ""]["gap recovered"]["mean"] < 0
     found = weak_to_strong.findings(rows)
