@@ -87,6 +87,32 @@ def check_backbone(backbone: Any) -> None:
         )
 
 
+@contextmanager
+def adapter_disabled(backbone: Any) -> Iterator[None]:
+    """The backbone without its adapter, for as long as this lasts. No `requires_grad` is another afterwards.
+
+    Args:
+        backbone: a PEFT model, or a transformers model that loaded the adapter itself.
+    """
+    # not `PeftModel.disable_adapter`, which takes stock of the whole model every time
+    wrapped = _is_peft_model(backbone)
+    with requires_grad_kept(backbone):
+        backbone.base_model.disable_adapter_layers() if wrapped else backbone.disable_adapters()
+        try:
+            yield
+        finally:
+            backbone.base_model.enable_adapter_layers() if wrapped else backbone.enable_adapters()
+
+
+def trained_base_parameters(backbone: Any) -> list[str]:
+    """Names of the parameters that are trained and act without the adapter too, such as the biases of `bias="all"`."""
+    trained = [(name, parameter) for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")
+        with adapter_disabled(backbone):  # which freezes what belongs to the adapter
+            return [name for name, parameter in trained if parameter.requires_grad]
+
+
 def _is_peft_model(model: Any) -> bool:
     return hasattr(model, "get_base_model") and hasattr(model, "peft_config")
 

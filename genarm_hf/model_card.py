@@ -46,6 +46,10 @@ print(tokenizer.decode(output[0]))
 """
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TASK = "Preference ranking"
+_LESS_REFERENCE = (
+    " Rewards are log-probabilities less those of the base before training, as it was trained on; guidance is by the "
+    "log-probabilities themselves."
+)
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 _MARK = re.compile(r"\n<!-- genarm-hf wrote this card \(([0-9a-f]{16})\).*-->\n")
 _MARK_TEXT = "\n<!-- genarm-hf wrote this card ({digest}) and writes it anew on every save, unless you edit it -->\n"
@@ -312,7 +316,8 @@ def _training_sections(training: TrainingRecord | None) -> str:
         return ""
     sections = [_training_section(training)]
     if training.held_out is not None:
-        sections.append(_held_out_section(training.held_out, training.held_out_data or training.data))
+        source, less = training.held_out_data or training.data, bool(training.hyperparameters.get("subtract_reference"))
+        sections.append(_held_out_section(training.held_out, source, less))
     return "".join(sections)
 
 
@@ -330,7 +335,7 @@ def _training_section(training: TrainingRecord) -> str:
     return f"\n## Training\n{command}\n{_markdown(['', ''], rows)}"
 
 
-def _held_out_section(held_out: Mapping[str, Any], source: str | None) -> str:
+def _held_out_section(held_out: Mapping[str, Any], source: str | None, less_reference: bool) -> str:
     by_length, length_only = held_out["by_length"], held_out["length_only"]
     rows = [
         ["accuracy", *_share(held_out["accuracy"])],
@@ -354,7 +359,7 @@ def _held_out_section(held_out: Mapping[str, Any], source: str | None) -> str:
     table = _markdown(["", "", "95 % interval", "pairs"], rows)
     return (
         f"\n## Held-out preferences\n\nOn {pairs} that it was not trained on. Shares are of pairs whose chosen "
-        f"response has the higher reward, ties as halves.\n\n{table}"
+        f"response has the higher reward, ties as halves.{_LESS_REFERENCE if less_reference else ''}\n\n{table}"
     )
 
 

@@ -28,6 +28,12 @@ class ARMTrainingArguments(TrainingArguments):
         length_normalize (`bool`, defaults to `False`):
             train on log-probabilities per token (SimPO, arXiv 2405.14734) instead of their sum, which is the reward of
             the paper and what guides decoding. Raise `beta` with it: SimPO's is 2 to 10.
+        subtract_reference (`bool`, defaults to `False`):
+            train on log-probabilities less those of the backbone as it was before training: DPO's loss (eq. 7 of
+            arXiv 2305.18290), with the reward model as its policy. The difference is what `margin` and
+            `length_normalize` apply to. Guidance is by the model's own log-probabilities in any case. With an adapter,
+            also one that is trained further, the backbone is the model without it; if all weights are trained, it is a
+            copy of the model as given, in memory beside it. Costs a forward a step.
         score_margin (`float`, defaults to 0.0):
             margin per unit by which the scores of a pair's responses differ, added to the other margins (cf. the
             margins by rating in section 3.2.2 of arXiv 2307.09288). Not negative. For data with scores.
@@ -69,6 +75,9 @@ class ARMTrainingArguments(TrainingArguments):
     )
     loss_type: str = field(default="sigmoid", metadata={"help": "Loss of a pair: 'sigmoid' or 'hinge'."})
     length_normalize: bool = field(default=False, metadata={"help": "Train on log-probabilities per token."})
+    subtract_reference: bool = field(
+        default=False, metadata={"help": "Train on log-probabilities less those from before training, as DPO does."}
+    )
     score_margin: float = field(default=0.0, metadata={"help": "Margin per unit of difference in score."})
     max_length: int | None = field(
         default=None, metadata={"help": "Most tokens of prompt and response; default: the model's positions."}

@@ -25,6 +25,9 @@ def preference_loss(
     - `"hinge"`: `max(0, 1 - logits)`, which leaves pairs alone that are far enough apart (SLiC-HF, arXiv 2305.10425, in
       the scaled form of RSO, arXiv 2309.06657).
 
+    With both log-probabilities taken less those of a reference, `"sigmoid"` is the loss of DPO (eq. 7 of arXiv
+    2305.18290).
+
     The margin stands inside the sigmoid (eq. 2 of arXiv 2307.09288, eq. 6 of arXiv 2405.14734). Label smoothing is
     the likelihood under labels that are wrong with that probability (conservative DPO, eq. 3 of
     https://ericmitchell.ai/cdpo.pdf): the gradient vanishes where the model is as sure as the labels are right. Weights

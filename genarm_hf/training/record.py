@@ -19,6 +19,7 @@ OPTIONS = (
     "preference_label_smoothing",
     "loss_type",
     "length_normalize",
+    "subtract_reference",
     "max_length",
     "learning_rate",
     "lr_scheduler_type",

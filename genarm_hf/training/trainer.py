@@ -30,12 +30,13 @@ from .metrics import PreferenceSummary, flat, preference_summary
 from .pair_forward import PairForward, choose_method
 from .preferences import fingerprint
 from .record import training_record
+from .reference import Reference, check_reference
 
 METRICS = ("loss", "rewards/accuracy", "rewards/margin", "logps/chosen", "logps/rejected")
-"""What is averaged and logged: the loss of a pair, whether chosen is above rejected, beta times their difference, and
-both log-probabilities in nats."""
-FIGURES = (*METRICS, "lengths/chosen", "lengths/rejected")
-"""What is known of every pair: the above, and the tokens of both responses."""
+"""What is averaged and logged: the loss of a pair, whether the reward of chosen is above that of rejected, beta times
+their difference, and both log-probabilities in nats."""
+FIGURES = (*METRICS, "lengths/chosen", "lengths/rejected", "rewards/chosen", "rewards/rejected")
+"""What is known of every pair: the above, the tokens of both responses, and the rewards that the loss compares."""
 _BY_LENGTH = ("group_by_length", "batch_rebalance")  # values of `train_sampling_strategy`
 _SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
@@ -106,6 +107,8 @@ class ARMTrainer(WholeSaves):
             processing_class = _find_tokenizer(model)
         backbone, origin = _open(model, peft_config)
         backbone = _trainable(backbone, args, peft_config)
+        if args.subtract_reference:
+            check_reference(backbone, args)
         _check_dropout(unwrap(backbone).config)
         self._origin, self._encode = origin, _pair_tokenizer(processing_class, backbone, origin, args)
         # where the pairs came from, for the model card; whoever knows may say
@@ -131,6 +134,8 @@ class ARMTrainer(WholeSaves):
         # losses are sums over the pairs of a whole optimizer step (`get_batch_samples`), not to be divided again
         self.model_accepts_loss_kwargs = True
         self._read = self._reader(backbone)
+        # not a part of the model: neither trained nor saved, and what a checkpoint brings does not reach it
+        self._reference = Reference(backbone, self._read, args.device) if args.subtract_reference else None
         self._seen = _PairMeans(self.accelerator.reduce)
         self._evaluated: list[Tensor] = []
         self._held_out: tuple[int, PreferenceSummary] | None = None  # and the step it was found at
@@ -290,8 +295,10 @@ class ARMTrainer(WholeSaves):
 
     def _figures(self, model: nn.Module, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Losses `(pairs,)` with their graph, and what is known of each pair, `(pairs, len(FIGURES))`, without."""
+        reference = self.reference_logprobs(model, part)  # before the graph of the others is in memory
         logps, lengths = self.pair_logprobs(model, part), part["response_lengths"]
-        rewards = length_normalized(logps, lengths) if self.args.length_normalize else logps
+        rewards = logps if reference is None else logps - reference
+        rewards = length_normalized(rewards, lengths) if self.args.length_normalize else rewards
         margin = self.args.margin + part.get("margin", 0.0) + self.args.score_margin * part.get("score_difference", 0.0)
         chosen, rejected = rewards.unbind(-1)
         smoothing = self.args.preference_label_smoothing
@@ -302,7 +309,7 @@ class ARMTrainer(WholeSaves):
         chosen, rejected = rewards.detach().unbind(-1)
         above = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
         columns = [losses.detach(), above, self.args.beta * (chosen - rejected), *logps.detach().unbind(-1)]
-        return losses, torch.stack([*columns, *lengths.to(chosen.dtype).unbind(-1)], dim=-1)
+        return losses, torch.stack([*columns, *lengths.to(chosen.dtype).unbind(-1), chosen, rejected], dim=-1)
 
     def pair_logprobs(self, model: nn.Module, part: dict[str, Tensor]) -> Tensor:
         """Log-probabilities `(pairs, 2)` of chosen and of rejected responses, by one forward of the wrapped model.
@@ -313,6 +320,18 @@ class ARMTrainer(WholeSaves):
         """
         with self.accelerator.autocast():
             return self._read(model, part)
+
+    def reference_logprobs(self, model: nn.Module, part: dict[str, Tensor]) -> Tensor | None:
+        """The same under the backbone as it was before training; None without `subtract_reference`.
+
+        Args:
+            model: the wrapped backbone.
+            part: one of the `parts` that [`PairCollator`] makes.
+        """
+        if self._reference is None:
+            return None
+        with self.accelerator.autocast():
+            return self._reference(model, self.accelerator.unwrap_model(model), part)
 
     def _reader(self, backbone: nn.Module) -> PairForward:
         """How pairs are read, which the collator has to know too."""
@@ -361,8 +380,8 @@ class ARMTrainer(WholeSaves):
 
     def _held_out_metrics(self) -> dict[str, float]:
         figures = torch.cat(self._evaluated).double().cpu().numpy()
-        logps, lengths = figures[:, 3:5], figures[:, 5:7]
-        rewards = logps / lengths if self.args.length_normalize else logps
+        # rewards are what the loss compares: with a reference, the differences from it
+        lengths, rewards = figures[:, 5:7], figures[:, 7:9]
         summary = preference_summary(*rewards.T, *lengths.T, beta=self.args.beta)
         self._held_out = self.state.global_step, summary
         return dict(zip(METRICS, figures.mean(0).tolist(), strict=False)) | flat(summary)
