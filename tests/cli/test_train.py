@@ -116,6 +116,16 @@ def test_the_card_tells_how_it_was_trained(command: Any, tmp_path: Path, monkeyp
     assert (record["hyperparameters"]["r"], record["hyperparameters"]["beta"]) == (2, 0.05)
 
 
+def test_less_those_of_the_base(command: Any, tmp_path: Path) -> None:
+    command("--subtract-reference", "--max-steps", "2", "--logging-steps", "1")
+    record = json.loads((tmp_path / "arm" / "training_record.json").read_text())
+    card = (tmp_path / "arm" / "README.md").read_text()
+    assert record["hyperparameters"]["subtract_reference"] is True
+    assert "subtract_reference `True`" in card and "less those of the base before training" in card
+    assert options("--subtract-reference").training["subtract_reference"] is True
+    assert options().training["subtract_reference"] is False
+
+
 def test_all_weights(command: Any, tmp_path: Path) -> None:
     command("--full", "--eval-size", "0", "--max-steps", "1")
     arm = AutoModel.from_pretrained(tmp_path / "arm")

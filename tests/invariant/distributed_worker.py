@@ -34,6 +34,8 @@ class Scenario:
     """Where weights are in shards, keep them so in checkpoints."""
     max_tokens: int | None = None
     """Read batches in parts, of which processes then have different numbers."""
+    reference: bool = False
+    """Train on differences from the base."""
 
 
 SCENARIOS = {
@@ -46,6 +48,7 @@ SCENARIOS = {
     "full, uneven": Scenario(pairs=21, accumulation=2),
     "adapter, uneven": Scenario(adapter=True, pairs=19),
     "full, parts": Scenario(pairs=21, accumulation=2, max_tokens=20),
+    "adapter, parts, reference": Scenario(adapter=True, pairs=21, max_tokens=20, reference=True),
 }
 FSDP = {
     "version": 2,
@@ -72,6 +75,7 @@ def run(name: str, root: Path, **options: Any) -> dict[str, Any]:
         per_device_eval_batch_size=3,
         gradient_accumulation_steps=scenario.accumulation,
         max_tokens_per_batch=scenario.max_tokens,
+        subtract_reference=scenario.reference,
         learning_rate=1e-2,
         beta=0.3,
         adam_epsilon=1e-2,  # smooth: rounding must not turn the steps of parameters whose gradient is next to nothing

@@ -16,6 +16,7 @@ def test_defaults_are_the_papers(tmp_path: Path) -> None:
     assert (args.beta, args.learning_rate, args.num_train_epochs) == (0.05, 5e-4, 1)
     assert (args.margin, args.preference_label_smoothing, args.overlong_responses) == (0, 0, "error")
     assert (args.loss_type, args.length_normalize, args.score_margin) == ("sigmoid", False, 0)
+    assert args.subtract_reference is False
     assert args.report_to == []
 
 
