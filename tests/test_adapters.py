@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from genarm_hf import AutoregressiveRewardModel
+from genarm_hf.adapters import adapter_disabled, trained_base_parameters
 from tests.conftest import VOCAB, prompts, tiny
 from tests.reward_models import LOADS_ADAPTERS, PEFT_WARNINGS, assert_same_state, lora, state_of
 
@@ -438,3 +439,38 @@ def test_resized_embeddings(base, tmp_path):
     other.resize_token_embeddings(VOCAB + 4)
     loaded = AutoregressiveRewardModel.from_pretrained(tmp_path / "arm", base_model=other)
     assert torch.equal(logits(loaded), logits(arm))
+
+
+# ---------------------------------------------------------------------- the base under an adapter
+
+
+@pytest.mark.parametrize("kind", ["peft", "peft with a head", "transformers"])
+def test_an_adapter_is_off_for_a_while(kind, base):
+    """Also where something fails meanwhile; what was frozen or trained stays so."""
+    from peft import LoraConfig
+
+    expected, model = logits(base), copy_of(base)
+    if kind == "transformers":
+        model.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    else:
+        model = lora(model, modules_to_save=["lm_head"] if "head" in kind else None)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    next(parameter for parameter in model.parameters() if parameter.requires_grad).requires_grad_(False)
+    flags, adapted = [parameter.requires_grad for parameter in model.parameters()], logits(model)
+    with pytest.raises(RuntimeError, match="meanwhile"), adapter_disabled(model):
+        assert torch.equal(logits(model), expected)
+        raise RuntimeError("meanwhile")
+    assert torch.equal(logits(model), adapted) and not torch.equal(adapted, expected)
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+
+
+def test_what_is_trained_of_the_base_itself(base):
+    model = lora(copy_of(base), modules_to_save=["lm_head"])
+    assert trained_base_parameters(model) == []
+    model.get_base_model().model.norm.weight.requires_grad_(True)
+    assert trained_base_parameters(model) == ["base_model.model.model.norm.weight"]
+    biased = trained_base_parameters(lora(tiny("gpt2"), target_modules=["c_attn"], fan_in_fan_out=True, bias="all"))
+    assert biased and all(name.endswith("bias") for name in biased)
