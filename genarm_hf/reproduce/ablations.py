@@ -40,6 +40,7 @@ _ALPHA = ALPHAS.index(1.0)
 Array = NDArray[np.float64]
 DEFAULT = "default"
 VARIED: dict[str, dict[str, dict[str, Any]]] = {
+    "loss": {"less a reference (DPO's)": {"subtract_reference": True}},
     "beta": {"0.5": {"beta": 0.5}, "0.02": {"beta": 0.02}},
     "margin": {"1": {"margin": 1.0}},
     "log-probabilities": {"per token, beta 2": {"length_normalize": True, "beta": 2.0}},
@@ -53,6 +54,7 @@ VARIED: dict[str, dict[str, dict[str, Any]]] = {
 }
 """What is varied, and how; numbers of pairs are shares of the default's."""
 DEFAULTS = {
+    "loss": "the paper's",
     "beta": "0.1",
     "margin": "0",
     "log-probabilities": "summed",

@@ -31,6 +31,7 @@ class ArmTraining:
         batch_size: pairs a step.
         label_scale: of the judge, per point (`Lab.pairs`).
         length_normalize: train on log-probabilities per token.
+        subtract_reference: train on log-probabilities less those of the backbone, DPO's loss.
         margin: of the loss, inside the sigmoid.
         flipped: share of the labels that are turned round.
     """
@@ -45,6 +46,7 @@ class ArmTraining:
     batch_size: int = 8
     label_scale: float = 1.0
     length_normalize: bool = False
+    subtract_reference: bool = False
     margin: float = 0.0
     flipped: float = 0.0
 
@@ -83,7 +85,7 @@ def trained_trajectory_reward(lab: Lab, training: ArmTraining) -> Any:
     from ..baselines.trajectory_rewards import from_causal_lm
 
     settings = {**asdict(training), "base": lab.strong_settings()}
-    for name in ("beta", "backbone", "length_normalize", "margin"):
+    for name in ("beta", "backbone", "length_normalize", "subtract_reference", "margin"):
         del settings[name]
     folder = lab.trained(
         f"trajectory-{training.objective}", settings, lambda draft: _train_trajectory(lab, training, draft)
@@ -102,7 +104,7 @@ def trained_prefix_value(lab: Lab, training: ArmTraining) -> Any:
     from ..baselines.trajectory_rewards import from_causal_lm
 
     settings = {**asdict(training), "base": lab.strong_settings()}
-    for name in ("beta", "backbone", "length_normalize", "margin"):
+    for name in ("beta", "backbone", "length_normalize", "subtract_reference", "margin"):
         del settings[name]
     folder = lab.trained(f"value-{training.objective}", settings, lambda draft: _train_value(lab, training, draft))
     return PeftModel.from_pretrained(from_causal_lm(lab.strong, per_token=True), folder).eval()
@@ -191,6 +193,7 @@ def _arguments(training: ArmTraining, scratch: str) -> Any:
         objective=training.objective,
         beta=training.beta,
         length_normalize=training.length_normalize,
+        subtract_reference=training.subtract_reference,
         margin=training.margin,
         **_shared_arguments(training),
     )

@@ -95,7 +95,7 @@ def test_the_claim_compares_all_arms(tmp_path, monkeypatch):
     assert wide[claim._EQUAL]["mean"] - default[claim._REWARD]["mean"] == pytest.approx(1.0)
     assert [row["where"]["alpha"] for row in rows if row["table"] == claim._ALPHA_TABLE] == list(claim.ALPHAS)
     better, worse, same = claim.findings(rows)
-    assert "of 12 changes, 1 are better and 1 worse" in claim.answer(rows)
+    assert "of 13 changes, 1 are better and 1 worse" in claim.answer(rows)
     assert "ARM: LoRA rank 64" in better and "beta: 0.02" in worse and "margin: 1" in same
     claim.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
