@@ -67,7 +67,8 @@ class ARMTrainer(WholeSaves):
 
     Raises:
         TypeError: `args` are not [`ARMTrainingArguments`], or `model` is no model.
-        ValueError: `model` is no causal LM or has nothing to train, there is no tokenizer, or a row of the data is bad.
+        ValueError: `model` is no causal LM or has nothing to train, there is no tokenizer, a row of the data is bad, or
+            `subtract_reference` would find nothing left of the backbone.
 
     Example:
 
