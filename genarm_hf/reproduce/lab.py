@@ -1,7 +1,7 @@
 """Where claims get their models, prompts and preference pairs from: made once, kept in a folder.
 
 The world is the playground's. The full lab has a strong base of 6.1M parameters, weak ones of 0.3M, 300 held-out
-prompts and 5 seeds; the fast one takes the packaged base of 1.6M for the strong one, 60 prompts and 1 seed. Everything
+prompts and 5 seeds; the fast one takes the packaged base of 1.6M for the strong one, 30 prompts and 1 seed. Everything
 is deterministic in its settings (and the number of threads), and what is on disk is complete.
 """
 
@@ -56,7 +56,7 @@ class Lab:
     @property
     def prompts(self) -> list[str]:
         """Held-out prompts that results are reported on, the same for every claim."""
-        return _held_out()[: 60 if self.fast else 300]
+        return _held_out()[: 30 if self.fast else 300]
 
     @property
     def dev_prompts(self) -> list[str]:

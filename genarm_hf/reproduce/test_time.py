@@ -115,7 +115,7 @@ class Effort:
 
 EFFORTS = {
     False: {"quick": Effort(300, 20, 5), "slow": Effort(40, 20, 5), "slowest": Effort(6, 4, 2)},
-    True: {"quick": Effort(60, 8, 1), "slow": Effort(16, 8, 1), "slowest": Effort(4, 2, 1)},
+    True: {"quick": Effort(30, 8, 1), "slow": Effort(16, 8, 1), "slowest": Effort(4, 2, 1)},
 }
 """By whether the lab is the fast one. All take the first of the same prompts and seeds."""
 

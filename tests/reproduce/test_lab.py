@@ -44,7 +44,7 @@ def test_what_fails_leaves_nothing(lab, error):
 
 
 def test_prompts_are_held_out_and_apart(tmp_path):
-    for fast, reported, dev in [(True, 60, 30), (False, 300, 60)]:
+    for fast, reported, dev in [(True, 30, 30), (False, 300, 60)]:
         lab = Lab(tmp_path, fast)
         assert (len(lab.prompts), len(lab.dev_prompts)) == (reported, dev)
         assert not set(lab.prompts) & set(lab.dev_prompts)
