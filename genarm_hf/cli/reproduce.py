@@ -125,7 +125,9 @@ def _reproduce_all(claims: list[str], options: ReproduceOptions, output: Path) -
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
     # started anew, since torch's threads do not survive a fork; what two claims need is trained by one (`Lab.trained`)
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), _end_with_parent) as pool:
-        tasks = [pool.submit(_reproduce, claim, options, output) for claim in claims]
+        # real text shares nothing with the other claims: the last, it would keep one process busy and no other
+        ordered = sorted(claims, key=lambda claim: claim != "real_text")
+        tasks = [pool.submit(_reproduce, claim, options, output) for claim in ordered]
         try:
             for task in as_completed(tasks):
                 task.result()
