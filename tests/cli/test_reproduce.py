@@ -40,7 +40,7 @@ def test_all_claims_and_their_page(toy, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["reproduce", "--fast", "--threads", "1", "--lab", "lab"]) == 0
     out = capsys.readouterr().out
-    assert "So it is." in out and "60.5" in out and "1 of 1: seed 0" in out
+    assert "So it is." in out and "30.5" in out and "1 of 1: seed 0" in out
     found = json.loads((tmp_path / "reproduce-fast" / "toy" / "table.json").read_text())
     assert found["command"] == "genarm-hf reproduce toy --fast" and found["lab"]["lab"] == "fast"
     assert (tmp_path / "reproduce-fast" / "toy" / "figure.png").read_text() == "drawn"
