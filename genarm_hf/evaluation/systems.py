@@ -143,16 +143,16 @@ class ModelSystem:
         if self.keep_ids:
             samples = [sample | {"reply_ids": ids} for sample, ids in zip(samples, replies, strict=True)]
         if scores is not None:
-            nats = _logprobs_of(scores, new).tolist()
+            nats = step_logprobs(scores, new).tolist()
             samples = [one | {"reply_logprobs": row[: one["tokens"]]} for one, row in zip(samples, nats, strict=True)]
         return samples
 
 
-def _logprobs_of(scores: Sequence[Tensor], drawn: Tensor) -> Tensor:
+def step_logprobs(scores: Sequence[Tensor], drawn: Tensor) -> Tensor:
     """Log-probabilities in nats of tokens `(batch, length)` by what they were drawn from, `(batch, vocab)` for each.
 
     Example:
-        >>> _logprobs_of([torch.tensor([[1.0, 3.0]]).log()], torch.tensor([[1]])).exp()
+        >>> step_logprobs([torch.tensor([[1.0, 3.0]]).log()], torch.tensor([[1]])).exp()
         tensor([[0.7500]])
     """
     columns = zip(scores, drawn.T, strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evaluation.systems import encode
+from ..evaluation.systems import encode, step_logprobs
 from ..guidance import token_logprobs
 from ..playground import score
 from ..playground.preferences import MAX_NEW_TOKENS
@@ -91,7 +91,7 @@ def _draw(
     drawn.passes += len(output.logits)
     replies = output.sequences[:, inputs["input_ids"].shape[1] :]
     mask = ~_ended(replies, lab.tokenizer.eos_token_id)
-    ratios = (_own_logprobs(output.logits, replies) - _base_logprobs(lab, inputs, replies, mask)) * mask
+    ratios = (step_logprobs(output.logits, replies) - _base_logprobs(lab, inputs, replies, mask)) * mask
     texts = lab.tokenizer.batch_decode(replies, skip_special_tokens=True)
     for prompt, text, kl, tokens in zip(prompts, texts, ratios.sum(-1).tolist(), mask.sum(-1).tolist(), strict=True):
         points = {objective: score(objective, prompt, text) for objective in objectives}
@@ -107,12 +107,6 @@ def _ended(replies: Tensor, end: int) -> Tensor:
     """
     ends = replies == end
     return (ends.cumsum(-1) - ends.long()) > 0
-
-
-def _own_logprobs(logits: Sequence[Tensor], replies: Tensor) -> Tensor:
-    """Log-probabilities of the tokens that were drawn, `(rows, length)`."""
-    steps = [step.float().log_softmax(-1).gather(-1, ids[:, None]) for step, ids in zip(logits, replies.T, strict=True)]
-    return torch.cat(steps, 1)
 
 
 def _base_logprobs(lab: Lab, inputs: dict[str, Tensor], replies: Tensor, mask: Tensor) -> Tensor:
