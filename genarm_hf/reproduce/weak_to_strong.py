@@ -19,7 +19,7 @@ from .figures import Panel, draw_panels
 from .lab import Lab
 from .models import ArmTraining, trained_arm
 from .policies import PolicyTraining, trained_policy
-from .replies import KL, QUALITY, REWARD, judged, sampled
+from .replies import KL, LARGE_BATCH, QUALITY, REWARD, judged, sampled_by_stages
 from .samples import SAMPLES, Row, Sample, collect, grid, summarise
 from .training_time import DPO, OBJECTIVE, SETTINGS, training
 
@@ -68,7 +68,7 @@ def chosen(tuning: Sequence[Row], system: str) -> Any:
 
 def _reply(lab: Lab, cell: Mapping[str, Any], asked: Sequence[str]) -> list[Sample]:
     policy, others = _policy(lab, cell["system"], cell["setting"], cell["seed"])
-    return judged(lab, sampled(lab, policy), asked, cell["seed"], OBJECTIVE, others)
+    return judged(lab, sampled_by_stages(lab, policy), asked, cell["seed"], OBJECTIVE, others, LARGE_BATCH)
 
 
 def _policy(lab: Lab, system: str, setting: Any, seed: int) -> tuple[Any, dict[str, Any]]:

@@ -85,15 +85,14 @@ def test_costs_are_per_token_written(lab):
     assert found[0]["other tokens per token"] == 0 and found[0]["seconds per 128 tokens"] > 0
 
 
-def test_every_prompt_is_answered_by_batches(lab, monkeypatch):
-    monkeypatch.setattr(replies, "BATCH", 2)
+def test_every_prompt_is_answered_by_batches(lab):
     seeds = []
 
     def system(prompts, seed):
         seeds.append((len(prompts), seed))
         return saying(lab)(prompts, seed)[: len(prompts)]
 
-    found = replies.judged(lab, system, lab.prompts[:3], 0, "helpful")
+    found = replies.judged(lab, system, lab.prompts[:3], 0, "helpful", batch_size=2)
     assert [sample["prompt"] for sample in found] == [0, 1, 2]
     assert [size for size, _ in seeds] == [2, 1] and seeds[0][1] != seeds[1][1]
 
@@ -104,3 +103,31 @@ def test_samples_are_the_policys_own(lab, monkeypatch):
     once, again = (system(lab.prompts[:2], 7) for _ in range(2))
     assert once == again and all(len(reply["reply_ids"]) <= 3 for reply in once)
     assert once != system(lab.prompts[:2], 8)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_rows_that_leave_the_batch_say_what_they_would_have_said(tmp_path, monkeypatch, guided):
+    lab = Lab(tmp_path, fast=True)
+    monkeypatch.setitem(replies.SAMPLING, "max_new_tokens", 50)
+    model = guide(lab.strong, [untrained_arm(lab)], alpha=0.5) if guided else lab.strong
+    systems = [make(lab, model, do_sample=False) for make in (replies.sampled, replies.sampled_by_stages)]
+    plain, staged = (system(lab.prompts[:8], 0) for system in systems)
+    assert len({reply["tokens"] for reply in plain}) > 3 and max(reply["tokens"] for reply in plain) == 50
+    for one, other in zip(plain, staged, strict=True):
+        assert one["reply_ids"] == other["reply_ids"] and one["reply"] == other["reply"]
+        assert other["reply_logprobs"] == pytest.approx(one["reply_logprobs"], abs=1e-3)
+
+
+def test_what_stages_draw_comes_from_the_seed_and_has_its_log_probability(lab, monkeypatch):
+    monkeypatch.setitem(replies.SAMPLING, "max_new_tokens", 4)
+    monkeypatch.setattr(replies, "_FIRST_STAGE", 1)
+    system = replies.sampled_by_stages(lab, lab.strong, temperature=0.5)
+    drawn = system(lab.prompts[:20], 3)
+    assert drawn == system(lab.prompts[:20], 3) != system(lab.prompts[:20], 4)
+    lines = [{"prompt": prompt, **reply} for prompt, reply in zip(lab.prompts, drawn, strict=False)]
+    for line in lines:
+        ids = torch.tensor([[*lab.tokenizer(line["prompt"])["input_ids"], *line["reply_ids"]]])
+        with torch.no_grad():
+            own = (2 * read_logits(lab.strong, ids, torch.ones_like(ids), ids.shape[1])[0]).log_softmax(-1)
+        expected = own[:-1].gather(1, ids[0, 1:, None])[-line["tokens"] :, 0].tolist()
+        assert line["reply_logprobs"] == pytest.approx(expected, abs=1e-4)

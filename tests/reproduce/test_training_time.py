@@ -59,7 +59,7 @@ def test_intervals_are_of_prompts_drawn_together():
     assert values[LEAD]["low"] == pytest.approx(1.0) == values[LEAD]["high"]
 
 
-def judged(lab, strength, prompts, seed, objective):
+def judged(lab, strength, prompts, seed, objective, batch_size):
     return [
         {
             "prompt": at,
@@ -82,7 +82,7 @@ def sampled(lab, model, temperature=1.0):
 @pytest.fixture
 def lab(monkeypatch):
     monkeypatch.setattr(training_time, "judged", judged)
-    monkeypatch.setattr(training_time, "sampled", sampled)
+    monkeypatch.setattr(training_time, "sampled_by_stages", sampled)
     backbones = SimpleNamespace(from_backbone=lambda model: model)
     monkeypatch.setattr(training_time, "AutoregressiveRewardModel", backbones)
     monkeypatch.setattr(training_time, "guide", lambda base, arms, alpha: alpha)
@@ -98,7 +98,7 @@ def test_the_claim_compares_all_systems(lab, tmp_path):
     rows = training_time.run(lab, tmp_path, lambda message: None)
     lines = read(tmp_path / "samples.jsonl")
     means = [row for row in rows if row["table"] == "Held-out prompts"]
-    assert len(means) == 1 + 4 + 4 + 2 + 4 + 2 + 3 + 3 + 2
+    assert len(means) == 1 + 4 + 4 + 2 + 3 + 2 + 3 + 3 + 1
     for row in means:
         own = [line for line in lines if all(line[name] == value for name, value in row["where"].items())]
         assert row["values"]["reward"]["mean"] == pytest.approx(sum(line["reward"] for line in own) / len(own))
