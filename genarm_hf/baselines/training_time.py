@@ -123,6 +123,7 @@ def train_dpo(
 
     data = _rows(tokenizer, pairs, max_length, prompt_template)
     options = _options(model, learning_rate, 1e-6, epochs, batch_size, seed, peft_config) | {"beta": beta}
+    options["precompute_ref_log_probs"] = epochs > 1  # what the reference says of a pair is the same in every pass
     # TRL would load it anew by the model's name
     extra = {} if peft_config is not None else {"ref_model": copy.deepcopy(model).eval()}
     return _train(OnOurIds, DPOConfig, model, tokenizer, data, options | arguments, peft_config, output_dir, **extra)

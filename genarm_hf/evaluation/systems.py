@@ -252,9 +252,11 @@ def reply_logprobs(model: Any, tokenizer: Any, lines: Sequence[Any], batch_size:
     Returns:
         nats of each token of each reply.
     """
-    result = []
+    result: list[list[float]] = [[]] * len(lines)
+    by_length = sorted(range(len(lines)), key=lambda at: len(lines[at]["reply_ids"]))  # so that little is padding
     for start in range(0, len(lines), batch_size):
-        batch = lines[start : start + batch_size]
+        places = by_length[start : start + batch_size]
+        batch = [lines[at] for at in places]
         replies = [line["reply_ids"] for line in batch]
         prompts = encode(tokenizer, [line["prompt"] for line in batch], model.device)
         width = prompts["input_ids"].shape[1]
@@ -266,5 +268,6 @@ def reply_logprobs(model: Any, tokenizer: Any, lines: Sequence[Any], batch_size:
                 logprobs = model.token_logprobs(ids, mask)
             else:
                 logprobs = token_logprobs(read_logits(model, ids, mask, ids.shape[1]), ids)
-        result += [row[width : width + len(reply)] for row, reply in zip(logprobs.tolist(), replies, strict=True)]
+        for at, row, reply in zip(places, logprobs.tolist(), replies, strict=True):
+            result[at] = row[width : width + len(reply)]
     return result

@@ -1,26 +1,21 @@
 """Replies of a policy in which every row may have its own trade-off, judged by several oracles at once."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..evaluation.systems import encode, step_logprobs
-from ..guidance import token_logprobs
+from ..evaluation.systems import encode, reply_logprobs, step_logprobs
 from ..playground import score
 from ..playground.preferences import MAX_NEW_TOKENS
-from ..scoring import read_logits
 from .lab import Lab
 from .samples import Sample
+from .stages import Generate, generate_by_stages
 
-ROWS = 320
-"""Most rows of one `generate()` call."""
-
-Generate = Callable[..., Any]
-"""`generate(alpha, **inputs and options of generate())` with `alpha` of shape `(rows, reward models)`, or None."""
+ROWS, BATCH = 320, 64
+"""Most rows that are drawn at once, and that the base reads at once."""
 
 
 @dataclass
@@ -29,7 +24,7 @@ class Drawn:
 
     Attributes:
         samples: a reply a row.
-        calls: of `generate()`.
+        calls: of `generate()`, as many as without stages (see [`generate_by_stages`]).
         passes: steps of generation: each reads the base's weights once, for all rows at once.
         seconds: spent generating.
     """
@@ -71,46 +66,32 @@ def draw(
     return drawn
 
 
-@torch.no_grad()
 def _draw(
     lab: Lab, generate: Generate, prompts: Sequence[str], objectives: Sequence[str], alpha: Tensor | None, drawn: Drawn
 ) -> None:
-    inputs = encode(lab.tokenizer, prompts)
+    inputs, end = encode(lab.tokenizer, prompts), lab.tokenizer.eos_token_id
     started = time.perf_counter()
-    output = generate(
-        alpha,
-        **inputs,
-        do_sample=True,
-        top_k=0,
-        max_new_tokens=MAX_NEW_TOKENS,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
+    output = generate_by_stages(generate, inputs, end, alpha, max_new_tokens=MAX_NEW_TOKENS)
     drawn.seconds += time.perf_counter() - started
     drawn.calls += 1
-    drawn.passes += len(output.logits)
+    drawn.passes += len(output.scores)
     replies = output.sequences[:, inputs["input_ids"].shape[1] :]
-    mask = ~_ended(replies, lab.tokenizer.eos_token_id)
-    ratios = (step_logprobs(output.logits, replies) - _base_logprobs(lab, inputs, replies, mask)) * mask
-    texts = lab.tokenizer.batch_decode(replies, skip_special_tokens=True)
-    for prompt, text, kl, tokens in zip(prompts, texts, ratios.sum(-1).tolist(), mask.sum(-1).tolist(), strict=True):
-        points = {objective: score(objective, prompt, text) for objective in objectives}
-        drawn.samples.append({**points, "kl": kl, "tokens": tokens, "reply": text})
+    own = step_logprobs(output.scores, replies).tolist()
+    written = [_until(end, row) for row in replies.tolist()]
+    lines = [{"prompt": prompt, "reply_ids": ids} for prompt, ids in zip(prompts, written, strict=True)]
+    base = reply_logprobs(lab.strong, lab.tokenizer, lines, BATCH)
+    for prompt, ids, nats, of_base in zip(prompts, written, own, base, strict=True):
+        reply = lab.tokenizer.decode(ids, skip_special_tokens=True)
+        points = {objective: score(objective, prompt, reply) for objective in objectives}
+        kl = sum(nats[: len(ids)]) - sum(of_base)
+        drawn.samples.append({**points, "kl": kl, "tokens": len(ids), "reply": reply})
 
 
-def _ended(replies: Tensor, end: int) -> Tensor:
-    """Which places come after the end of their text.
+def _until(end: int, ids: list[int]) -> list[int]:
+    """Ids up to the end of their text, which belongs to it.
 
     Example:
-        >>> _ended(torch.tensor([[5, 1, 1], [5, 6, 1]]), end=1).tolist()
-        [[False, False, True], [False, False, False]]
+        >>> _until(1, [5, 1, 1])
+        [5, 1]
     """
-    ends = replies == end
-    return (ends.cumsum(-1) - ends.long()) > 0
-
-
-def _base_logprobs(lab: Lab, inputs: dict[str, Tensor], replies: Tensor, mask: Tensor) -> Tensor:
-    ids = torch.cat([inputs["input_ids"], replies], 1)
-    read = torch.cat([inputs["attention_mask"], mask.long()], 1)
-    logits = read_logits(lab.strong, ids, read, replies.shape[1] + 1)
-    return token_logprobs(logits, ids[:, -replies.shape[1] - 1 :])[:, 1:]
+    return ids[: ids.index(end) + 1] if end in ids else ids

@@ -33,12 +33,13 @@ from ..evaluation import bootstrap_interval, hypervolume, inverted_generational_
 from ..modeling_genarm import AutoregressiveRewardModel
 from ..playground import score
 from ..playground.preferences import PreferencePair, preference_probability
-from .drawing import Drawn, Generate, draw
+from .drawing import Drawn, draw
 from .figures import Panel, draw_panels
 from .lab import Lab
 from .models import ArmTraining, trained_arm
 from .policies import PolicyTraining, policy_folder
 from .samples import SAMPLES, Row, Sample, collect, grid, summarise, verdict
+from .stages import Generate
 
 TITLE = "Several objectives: trade-offs chosen at run time"
 CLAIM = (

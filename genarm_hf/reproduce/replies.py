@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..evaluation import distinct_n
@@ -16,12 +14,10 @@ from ..playground import score
 from ..playground.preferences import MAX_NEW_TOKENS
 from .lab import Lab
 from .samples import Sample
+from .stages import SAMPLING, generate_by_stages
 
-BATCH, LARGE_BATCH = 64, 150
-_FIRST_STAGE, _STAGE = 32, 8  # tokens; hardly a reply is shorter than the first
+BATCH, LARGE_BATCH = 64, 300
 WRITING = {"max_new_tokens": MAX_NEW_TOKENS}
-SAMPLING = {**WRITING, "do_sample": True, "top_k": 0}
-"""Options of `generate()`: the model's own distribution, at temperature 1."""
 
 REWARD, KL, PERPLEXITY, DISTINCT, LENGTH = "reward", "KL", "base perplexity", "distinct-2", "tokens"
 QUALITY = (REWARD, KL, PERPLEXITY, DISTINCT, LENGTH)
@@ -35,41 +31,15 @@ def sampled(lab: Lab, model: Any, **options: Any) -> Any:
 
 
 def sampled_by_stages(lab: Lab, model: Any, **options: Any) -> Any:
-    """As [`sampled`], in two thirds of the time: a row that has ended leaves the batch, instead of being filled up.
+    """As [`sampled`], in two thirds of the time, for claims that report no costs: those of a user are another's."""
 
-    Not for claims about costs, which are those of one `generate()` call.
-    """
+    def decode(prompts: list[Any], inputs: dict[str, Tensor], alpha: Any) -> Any:
+        def generate(alpha: None, **kwargs: Any) -> Any:
+            return model.generate(**kwargs)
 
-    def decode(prompts: list[Any], inputs: dict[str, Tensor], alpha: Any) -> SimpleNamespace:
-        return _by_stages(model, inputs, lab.tokenizer.eos_token_id, **(SAMPLING | options))
+        return generate_by_stages(generate, inputs, lab.tokenizer.eos_token_id, **options)
 
     return ModelSystem(model, lab.tokenizer, decode, keep_ids=True, settings={})
-
-
-def _by_stages(model: Any, inputs: Mapping[str, Tensor], end: int, max_new_tokens: int, **options: Any) -> Any:
-    """`sequences` and `scores` as `generate()` returns them; a row's scores after its end are 0, its ids `end`."""
-    ids, mask, cache = inputs["input_ids"], inputs["attention_mask"], None
-    rows, scores = torch.arange(len(ids)), list[Tensor]()
-    drawn = ids.new_full((len(ids), max_new_tokens), end)
-    while len(rows) and len(scores) < max_new_tokens:
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            max_new_tokens=min(_STAGE if scores else _FIRST_STAGE, max_new_tokens - len(scores)),
-            output_scores=True,
-            return_dict_in_generate=True,
-            **options,
-        )
-        new = output.sequences[:, ids.shape[1] :]
-        drawn[rows, len(scores) : len(scores) + new.shape[1]] = new
-        scores += [step.new_zeros(len(drawn), step.shape[1]).index_copy(0, rows, step) for step in output.scores]
-        going = (new != end).all(1).nonzero()[:, 0]
-        ids, cache, rows = output.sequences[going], output.past_key_values, rows[going]
-        mask = torch.nn.functional.pad(mask[going], (0, new.shape[1]), value=1)
-        if len(going) < len(new):
-            cache.batch_select_indices(going)
-    return SimpleNamespace(sequences=torch.cat([inputs["input_ids"], drawn[:, : len(scores)]], 1), scores=scores)
 
 
 def decoded(lab: Lab, decode: Callable[..., Any], reward: Any, **options: Any) -> Any:

@@ -53,7 +53,7 @@ def test_every_row_has_its_own_alphas(lab, monkeypatch):
     drawn = draw(lab, generate, lab.prompts, 0, [], alpha)
     assert drawn.calls == 2 and abs(drawn.samples[0]["kl"]) < 1e-4
     for row, sample in enumerate(drawn.samples):
-        width = -kept[row // 3].sequences.shape[1] + len(kept[row // 3].logits)
+        width = -kept[row // 3].sequences.shape[1] + len(kept[row // 3].scores)
         ids = kept[row // 3].sequences[row % 3, -width:][: sample["tokens"]].tolist()
         line = [{"prompt": lab.prompts[row], "reply_ids": ids}]
         policy = guide(lab.strong, arms, alpha=alpha[row].tolist())
@@ -72,7 +72,3 @@ def test_equal_seeds_give_equal_replies(lab, monkeypatch):
         for s in (0, 0, 1)
     )
     assert first == again != other and torch.equal(torch.get_rng_state(), state)
-
-
-def test_what_follows_the_end_does_not_count():
-    assert drawing._ended(torch.tensor([[5, 1, 1, 0]]), end=1).tolist() == [[False, False, True, True]]

@@ -7,7 +7,7 @@ import torch
 
 from genarm_hf import guide
 from genarm_hf.playground import score
-from genarm_hf.reproduce import replies
+from genarm_hf.reproduce import replies, stages
 from genarm_hf.reproduce.lab import Lab
 from genarm_hf.reproduce.models import untrained_arm
 from genarm_hf.scoring import read_logits
@@ -54,14 +54,17 @@ def test_a_reply_is_judged_by_oracle_and_base(lab):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("sampled", [replies.sampled, replies.sampled_by_stages])
 @pytest.mark.parametrize("sharpen", ["by an arm", "by temperature"])
-def test_the_divergence_is_that_of_what_is_drawn_from(lab, monkeypatch, sharpen):
+def test_the_divergence_is_that_of_what_is_drawn_from(lab, monkeypatch, sharpen, sampled):
     """A base that guides itself is itself at half the temperature."""
     monkeypatch.setitem(replies.SAMPLING, "max_new_tokens", 5)
+    monkeypatch.setattr(stages, "_FIRST", 2)
+    monkeypatch.setattr(stages, "_NEXT", 1)
     if sharpen == "by an arm":
-        system = replies.sampled(lab, guide(lab.strong, [untrained_arm(lab)], alpha=1.0))
+        system = sampled(lab, guide(lab.strong, [untrained_arm(lab)], alpha=1.0))
     else:
-        system = replies.sampled(lab, lab.strong, temperature=0.5)
+        system = sampled(lab, lab.strong, temperature=0.5)
     drawn = system(lab.prompts[:2], 3)
     found = replies.judged(lab, lambda prompts, seed: drawn, lab.prompts[:2], 0, "helpful")
     for sample, reply, prompt in zip(found, drawn, lab.prompts, strict=False):
@@ -97,37 +100,10 @@ def test_every_prompt_is_answered_by_batches(lab):
     assert [size for size, _ in seeds] == [2, 1] and seeds[0][1] != seeds[1][1]
 
 
-def test_samples_are_the_policys_own(lab, monkeypatch):
+@pytest.mark.parametrize("sampled", [replies.sampled, replies.sampled_by_stages])
+def test_samples_are_the_policys_own(lab, monkeypatch, sampled):
     monkeypatch.setitem(replies.SAMPLING, "max_new_tokens", 3)
-    system = replies.sampled(lab, lab.strong)
+    system = sampled(lab, lab.strong)
     once, again = (system(lab.prompts[:2], 7) for _ in range(2))
     assert once == again and all(len(reply["reply_ids"]) <= 3 for reply in once)
     assert once != system(lab.prompts[:2], 8)
-
-
-@pytest.mark.parametrize("guided", [False, True])
-def test_rows_that_leave_the_batch_say_what_they_would_have_said(tmp_path, monkeypatch, guided):
-    lab = Lab(tmp_path, fast=True)
-    monkeypatch.setitem(replies.SAMPLING, "max_new_tokens", 50)
-    model = guide(lab.strong, [untrained_arm(lab)], alpha=0.5) if guided else lab.strong
-    systems = [make(lab, model, do_sample=False) for make in (replies.sampled, replies.sampled_by_stages)]
-    plain, staged = (system(lab.prompts[:8], 0) for system in systems)
-    assert len({reply["tokens"] for reply in plain}) > 3 and max(reply["tokens"] for reply in plain) == 50
-    for one, other in zip(plain, staged, strict=True):
-        assert one["reply_ids"] == other["reply_ids"] and one["reply"] == other["reply"]
-        assert other["reply_logprobs"] == pytest.approx(one["reply_logprobs"], abs=1e-3)
-
-
-def test_what_stages_draw_comes_from_the_seed_and_has_its_log_probability(lab, monkeypatch):
-    monkeypatch.setitem(replies.SAMPLING, "max_new_tokens", 4)
-    monkeypatch.setattr(replies, "_FIRST_STAGE", 1)
-    system = replies.sampled_by_stages(lab, lab.strong, temperature=0.5)
-    drawn = system(lab.prompts[:20], 3)
-    assert drawn == system(lab.prompts[:20], 3) != system(lab.prompts[:20], 4)
-    lines = [{"prompt": prompt, **reply} for prompt, reply in zip(lab.prompts, drawn, strict=False)]
-    for line in lines:
-        ids = torch.tensor([[*lab.tokenizer(line["prompt"])["input_ids"], *line["reply_ids"]]])
-        with torch.no_grad():
-            own = (2 * read_logits(lab.strong, ids, torch.ones_like(ids), ids.shape[1])[0]).log_softmax(-1)
-        expected = own[:-1].gather(1, ids[0, 1:, None])[-line["tokens"] :, 0].tolist()
-        assert line["reply_logprobs"] == pytest.approx(expected, abs=1e-4)
