@@ -44,9 +44,8 @@ def generate_by_stages(
     drawn = ids.new_full((len(ids), limit), end)
     while len(rows) and len(scores) < limit:
         most = min(_NEXT if scores else _FIRST, limit - len(scores))
-        own = None if alpha is None else alpha[rows]
         output = generate(
-            own, input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=most, **options
+            alpha, input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=most, **options
         )
         new = output.sequences[:, ids.shape[1] :]
         drawn[rows, len(scores) : len(scores) + new.shape[1]] = new
@@ -54,6 +53,10 @@ def generate_by_stages(
         going = (new != end).all(1).nonzero()[:, 0]
         ids, cache, rows = output.sequences[going], output.past_key_values, rows[going]
         mask = pad(mask[going], (0, new.shape[1]), value=1)
-        if len(going) < len(new):
+        if alpha is not None:
+            before, alpha = alpha, alpha[going]
+            if not torch.equal(before.any(0), alpha.any(0)):
+                cache = None  # holds rows of a reward model that guides none of the texts that go on
+        if cache is not None and len(going) < len(new):
             cache.batch_select_indices(going)
     return SimpleNamespace(sequences=torch.cat([inputs["input_ids"], drawn[:, : len(scores)]], 1), scores=scores)

@@ -11,7 +11,11 @@ from genarm_hf.reproduce.stages import generate_by_stages
 
 peft = pytest.importorskip("peft")
 
-ALPHA = torch.tensor([[0.0, 0.5], [0.5, 0.0], [1.0, 1.0], [0.25, 0.0]] * 2)
+ALPHAS = {
+    "all sorts": [[0.0, 0.5], [0.5, 0.0], [1.0, 1.0], [0.25, 0.0]] * 2,
+    "one reward model is done early": [[0.5, 0.0], [0.5, 0.5]] + [[0.0, 0.0], [0.5, 0.0]] * 3,
+    "all are": [[0.0, 0.0], [0.5, 0.5]] + [[0.0, 0.0]] * 6,
+}
 
 
 def slightly_tuned(base, seed):
@@ -19,7 +23,7 @@ def slightly_tuned(base, seed):
     arm = peft.get_peft_model(share_weights(base), lora(2))
     for name, weight in arm.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.01)
+            torch.nn.init.normal_(weight, std=0.03)
     return arm.eval()
 
 
@@ -28,23 +32,31 @@ def lab(tmp_path):
     return Lab(tmp_path, fast=True)
 
 
+@pytest.mark.parametrize("alphas", ALPHAS)
 @pytest.mark.parametrize("guided", ["", "in one pass", "in passes of their own"])
-def test_stages_equal_one_call(lab, guided):
+def test_stages_equal_one_call(lab, guided, alphas):
     """Greedily, at lengths of which some reach the limit; every row with alphas of its own."""
 
     def generate(alpha, **kwargs):
         widths.append(len(kwargs["input_ids"]))
+        active.append(alpha.any(0).sum().item())
         own = {"reward_models": arms, "alpha": alpha, "share_backbone": guided == "in one pass"} if guided else {}
         return lab.strong.generate(**own, **kwargs)
 
-    widths, arms = [], [slightly_tuned(lab.strong, seed) for seed in (1, 2)]
+    widths, active, alpha, arms = (
+        [],
+        [],
+        torch.tensor(ALPHAS[alphas]),
+        [slightly_tuned(lab.strong, seed) for seed in (1, 2)],
+    )
     inputs, end = encode(lab.tokenizer, lab.prompts[:8]), lab.tokenizer.eos_token_id
     options = {"do_sample": False, "max_new_tokens": 50}
-    whole = generate(ALPHA, **inputs, **options, output_scores=True, return_dict_in_generate=True)
-    staged = generate_by_stages(generate, inputs, end, ALPHA, **options)
+    whole = generate(alpha, **inputs, **options, output_scores=True, return_dict_in_generate=True)
+    staged = generate_by_stages(generate, inputs, end, alpha, **options)
     ids = whole.sequences[:, inputs["input_ids"].shape[1] :]
     lasting = (ids == end).cumsum(1) - (ids == end).long() == 0
     assert len(set(lasting.sum(1).tolist())) > 3 and lasting[:, -1].any() and min(widths) < 8
+    assert active[-1] == {"all sorts": 2, "one reward model is done early": 1, "all are": 0}[alphas]
     assert torch.equal(staged.sequences[:, -ids.shape[1] :][lasting], ids[lasting])
     own, other = (step_logprobs(output.scores, ids) for output in (whole, staged))
     torch.testing.assert_close(other[lasting], own[lasting], atol=1e-3, rtol=0)
