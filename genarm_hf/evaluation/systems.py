@@ -137,7 +137,7 @@ class ModelSystem:
             output = self.decode(prompts, inputs, alpha)
         sequences, scores = getattr(output, "sequences", output), getattr(output, "scores", None)
         new = sequences[:, inputs["input_ids"].shape[1] :]
-        replies = [_drawn(ids, self.model, self.tokenizer) for ids in new.tolist()]
+        replies = [drawn_ids(ids, self.model, self.tokenizer) for ids in new.tolist()]
         texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
         samples = [{"reply": text, "tokens": len(ids)} for text, ids in zip(texts, replies, strict=True)]
         if self.keep_ids:
@@ -225,7 +225,7 @@ def _templated(tokenizer: Any, prompts: list[Any], template: str | None, device:
     return _padded(tokenizer, [prompt_ids(tokenizer, one, chat_template, template) for one in prompts], device)
 
 
-def _drawn(ids: list[int], model: Any, tokenizer: Any) -> list[int]:
+def drawn_ids(ids: list[int], model: Any, tokenizer: Any) -> list[int]:
     """What was drawn: up to the first end of text, itself included; what follows fills rows up."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}

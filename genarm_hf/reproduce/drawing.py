@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..evaluation.systems import encode, reply_logprobs, step_logprobs
+from ..evaluation.systems import drawn_ids, encode, reply_logprobs, step_logprobs
 from ..playground import score
 from ..playground.preferences import MAX_NEW_TOKENS
 from .lab import Lab
@@ -69,15 +69,15 @@ def draw(
 def _draw(
     lab: Lab, generate: Generate, prompts: Sequence[str], objectives: Sequence[str], alpha: Tensor | None, drawn: Drawn
 ) -> None:
-    inputs, end = encode(lab.tokenizer, prompts), lab.tokenizer.eos_token_id
+    inputs = encode(lab.tokenizer, prompts)
     started = time.perf_counter()
-    output = generate_by_stages(generate, inputs, end, alpha, max_new_tokens=MAX_NEW_TOKENS)
+    output = generate_by_stages(generate, inputs, lab.tokenizer.eos_token_id, alpha, max_new_tokens=MAX_NEW_TOKENS)
     drawn.seconds += time.perf_counter() - started
     drawn.calls += 1
     drawn.passes += len(output.scores)
     replies = output.sequences[:, inputs["input_ids"].shape[1] :]
     own = step_logprobs(output.scores, replies).tolist()
-    written = [_until(end, row) for row in replies.tolist()]
+    written = [drawn_ids(row, lab.strong, lab.tokenizer) for row in replies.tolist()]
     lines = [{"prompt": prompt, "reply_ids": ids} for prompt, ids in zip(prompts, written, strict=True)]
     base = reply_logprobs(lab.strong, lab.tokenizer, lines, BATCH)
     for prompt, ids, nats, of_base in zip(prompts, written, own, base, strict=True):
@@ -85,13 +85,3 @@ def _draw(
         points = {objective: score(objective, prompt, reply) for objective in objectives}
         kl = sum(nats[: len(ids)]) - sum(of_base)
         drawn.samples.append({**points, "kl": kl, "tokens": len(ids), "reply": reply})
-
-
-def _until(end: int, ids: list[int]) -> list[int]:
-    """Ids up to the end of their text, which belongs to it.
-
-    Example:
-        >>> _until(1, [5, 1, 1])
-        [5, 1]
-    """
-    return ids[: ids.index(end) + 1] if end in ids else ids

@@ -31,7 +31,7 @@ def sampled(lab: Lab, model: Any, **options: Any) -> Any:
 
 
 def sampled_by_stages(lab: Lab, model: Any, **options: Any) -> Any:
-    """As [`sampled`], in two thirds of the time, for claims that report no costs: those of a user are another's."""
+    """As [`sampled`], in two thirds of the time; not for costs, which are those of one `generate()` call."""
 
     def decode(prompts: list[Any], inputs: dict[str, Tensor], alpha: Any) -> Any:
         def generate(alpha: None, **kwargs: Any) -> Any:

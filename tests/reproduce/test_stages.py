@@ -1,5 +1,7 @@
 """Rows that leave the batch when they have ended say what they would have said in it."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -32,8 +34,9 @@ def lab(tmp_path):
     return Lab(tmp_path, fast=True)
 
 
-@pytest.mark.parametrize("alphas", ALPHAS)
-@pytest.mark.parametrize("guided", ["", "in one pass", "in passes of their own"])
+@pytest.mark.parametrize(
+    ("guided", "alphas"), [("", "all sorts"), *product(["in one pass", "in passes of their own"], ALPHAS)]
+)
 def test_stages_equal_one_call(lab, guided, alphas):
     """Greedily, at lengths of which some reach the limit; every row with alphas of its own."""
 
@@ -43,12 +46,8 @@ def test_stages_equal_one_call(lab, guided, alphas):
         own = {"reward_models": arms, "alpha": alpha, "share_backbone": guided == "in one pass"} if guided else {}
         return lab.strong.generate(**own, **kwargs)
 
-    widths, active, alpha, arms = (
-        [],
-        [],
-        torch.tensor(ALPHAS[alphas]),
-        [slightly_tuned(lab.strong, seed) for seed in (1, 2)],
-    )
+    widths, active, alpha = [], [], torch.tensor(ALPHAS[alphas])
+    arms = [slightly_tuned(lab.strong, seed) for seed in (1, 2)]
     inputs, end = encode(lab.tokenizer, lab.prompts[:8]), lab.tokenizer.eos_token_id
     options = {"do_sample": False, "max_new_tokens": 50}
     whole = generate(alpha, **inputs, **options, output_scores=True, return_dict_in_generate=True)
